@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
-from mergebuild.errors import Place, SourceError
-from mergebuild.formats.documents import MAX_INDEX, is_plain, read_document
-from mergebuild.formats.header import TensorInfo
+from mergebuild.errors import SourceError
+from mergebuild.formats.documents import is_plain
+from mergebuild.formats.folder_place import FileReader, FolderPlace
 from mergebuild.formats.model import ADAPTER_CONFIG, ADAPTERS, Model, read_safetensors
 from mergebuild.formats.quantized import listed, quantization_claimed, with_scales
 from mergebuild.formats.ranks import ranks
 from mergebuild.formats.reading import UNQUANTIZED, quoted
 from mergebuild.formats.registry import FILES
-from mergebuild.formats.sidecars import Sidecars, has_own_code, sidecars_of
-from mergebuild.system.filestate import is_file, is_folder
-from mergebuild.system.missing import brought_back_by, near
+from mergebuild.formats.shards import AGAIN, sharded, single
+from mergebuild.formats.sidecars import has_own_code
 
 __all__ = ["Folder", "read_folder", "with_configuration"]
 
@@ -48,14 +47,8 @@ _SHARD: Final = re.compile(r".*-\d{5,}-of-\d{5,}.*")
 _LEFTOVERS: Final = re.compile(r"(?:optimizer|scheduler|scaler|training_args|rng_state\w*|random_states\w*)\.\w+")
 _OTHERS: Final = (".onnx", ".msgpack", ".h5", ".tflite", ".ot", ".mlmodel", ".mlpackage")
 _WEIGHTLESS: Final = re.compile(r".*(?:Scheduler|Tokenizer|TokenizerFast|Processor|ProcessorFast|Extractor)")
-_AGAIN: Final = "the file is damaged or hostile: download it again"
-_MOST_SHARDS: Final = 10_000
-"""The most files in an index; models have a few hundred."""
 _OPTIONAL: Final = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
 """Components that pipelines can do without, and that people delete."""
-
-FileReader = Callable[[Path, str], Model]
-"""Reads one file of weights; the second argument is its name in errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +85,9 @@ def read_folder(
 
     Raises:
         SourceError: it can't be read, is incomplete, its files contradict each other or refer to files elsewhere, or
-            its
-            weights are quantized.
+            its weights are quantized.
     """
-    place = _ShardPlace(folder, shown.rstrip("/\\") or shown, folder, read_file, tuple(within))
+    place = FolderPlace(folder, shown.rstrip("/\\") or shown, folder, read_file, tuple(within))
     names = place.names()
     if "model_index.json" in names:
         return _pipeline(place)
@@ -121,7 +113,7 @@ def with_configuration(model: Model, path: Path, *, shown: str, within: Sequence
         SourceError: the configuration can't be read.
     """
     name = shown.replace("\\", "/").rpartition("/")[0] or "."
-    place = _ShardPlace(path.parent, name, path.parent, read_safetensors, tuple(within))
+    place = FolderPlace(path.parent, name, path.parent, read_safetensors, tuple(within))
     if not place.has(ADAPTER_CONFIG):
         return None
     config = place.document(ADAPTER_CONFIG)
@@ -129,78 +121,17 @@ def with_configuration(model: Model, path: Path, *, shown: str, within: Sequence
     return replace(read, contents=Folder("peft", {"": read}, config, (), (), read.notices))
 
 
-class _ShardPlace(NamedTuple):
-    """A folder, its name in errors, the folder that the user named, and how to read files."""
-
-    path: Path
-    shown: str
-    home: Path
-    read_file: FileReader
-    within: tuple[Path, ...] = ()
-    """Folders in which links of small files may also end."""
-
-    def names(self) -> frozenset[str]:
-        """Return the names of its entries."""
-        try:
-            return frozenset(entry.name for entry in self.path.iterdir())
-        except FileNotFoundError:
-            raise self.error("folder-missing", "does not exist", "mend the path, or put the folder there") from None
-        except (OSError, ValueError) as error:
-            raise self.unreadable(error) from error
-
-    def has(self, name: str) -> bool:
-        """Return whether a file with this name exists, or a link to one."""
-        try:
-            return is_file(self.path / name)
-        except OSError as error:
-            raise self.unreadable(error) from error
-
-    def is_there(self) -> bool:
-        """Return whether it exists and is a folder."""
-        try:
-            return is_folder(self.path)
-        except OSError as error:
-            raise self.unreadable(error) from error
-
-    def below(self, name: str) -> _ShardPlace:
-        """Return a folder inside it."""
-        return self._replace(path=self.path / name, shown=f"{self.shown}/{name}")
-
-    def document(self, name: str) -> dict[str, object]:
-        """Return a JSON object inside it."""
-        shown = f"{self.shown}/{name}"
-        return read_document(self.path / name, home=self.home, shown=shown, within=self.within)
-
-    def beside(
-        self, subfolders: Iterable[str] = (), modules: Iterable[str] = (), *, with_code: bool = False
-    ) -> Sidecars:
-        """Return its small files."""
-        try:
-            return sidecars_of(self.path, subfolders, modules, with_code=with_code, within=self.within)
-        except OSError as error:
-            raise self.unreadable(error) from error
-
-    def unreadable(self, error: OSError | ValueError) -> SourceError:
-        """Return the error for a folder whose entries can't be listed."""
-        reason = (getattr(error, "strerror", None) or str(error)).lower()
-        return self.error("folder-unreadable", f"can't be read: {reason}", "check the path and its permissions")
-
-    def error(self, code: str, sentence: str, help: str, rows: Iterable[str] = ()) -> SourceError:
-        """Return an error about it."""
-        return SourceError.one(code, f"{quoted(self.shown)} {sentence}", where=Place(self.shown), help=help, rows=rows)
-
-
 # The three kinds
 
 
-def _transformers(place: _ShardPlace, names: frozenset[str]) -> Folder:
+def _transformers(place: FolderPlace, names: frozenset[str]) -> Folder:
     config = place.document("config.json") if "config.json" in names else {}
     model = _component(place, names, config, "sharded")
     beside = place.beside(modules=_modules(place, names), with_code=has_own_code(config, names))
     return Folder("sharded", {"": model}, config, *beside, model.notices)
 
 
-def _adapter(place: _ShardPlace, adapters: Sequence[str]) -> Folder:
+def _adapter(place: FolderPlace, adapters: Sequence[str]) -> Folder:
     """Return an adapter. `adapters`: the files with its weights, the preferred one first."""
     config = place.document(ADAPTER_CONFIG)
     if not adapters:
@@ -215,7 +146,7 @@ def _adapter(place: _ShardPlace, adapters: Sequence[str]) -> Folder:
     return Folder("peft", {"": model}, config, *place.beside(), model.notices)
 
 
-def _two_things(place: _ShardPlace, whole: str, adapter: str) -> SourceError:
+def _two_things(place: FolderPlace, whole: str, adapter: str) -> SourceError:
     """Return the error for a folder with both a model and an adapter: some clients load the one, some the other."""
     names = [f"the adapter as `{place.shown}/{adapter}`"]
     if not whole.endswith(".json"):
@@ -224,7 +155,7 @@ def _two_things(place: _ShardPlace, whole: str, adapter: str) -> SourceError:
     return place.error("ambiguous-folder", "holds a model and an adapter", mend, (whole, adapter))
 
 
-def _pipeline(place: _ShardPlace) -> Folder:
+def _pipeline(place: FolderPlace) -> Folder:
     index = place.document("model_index.json")
     components: dict[str, Model] = {}
     notices: list[str] = []
@@ -255,7 +186,7 @@ def _is_settings(names: frozenset[str]) -> bool:
     return settings and "config.json" not in names and not names & _WEIGHTS.keys()
 
 
-def _classes(place: _ShardPlace, index: Mapping[str, object]) -> dict[str, str]:
+def _classes(place: FolderPlace, index: Mapping[str, object]) -> dict[str, str]:
     """Return the class of each component of a pipeline by name: `"unet": ["diffusers", "UNet2DConditionModel"]`.
 
     Components that are left out have nulls for library and class; options of the pipeline are no lists.
@@ -268,12 +199,12 @@ def _classes(place: _ShardPlace, index: Mapping[str, object]) -> dict[str, str]:
             sentence = (
                 f"has {quoted(name)} in its `model_index.json`, and a folder's name, library and class are expected"
             )
-            raise place.error("bad-model-index", sentence, _AGAIN)
+            raise place.error("bad-model-index", sentence, AGAIN)
         found[name] = value[1]
     return found
 
 
-def _modules(place: _ShardPlace, names: frozenset[str]) -> list[str]:
+def _modules(place: FolderPlace, names: frozenset[str]) -> list[str]:
     """Return the folders of a sentence encoder's additional modules, such as `1_Pooling`."""
     if "modules.json" not in names or not place.has("modules.json"):
         return []
@@ -283,28 +214,28 @@ def _modules(place: _ShardPlace, names: frozenset[str]) -> list[str]:
 # The weights of one component
 
 
-def _component(place: _ShardPlace, names: frozenset[str], config: Mapping[str, object], kind: str) -> Model:
+def _component(place: FolderPlace, names: frozenset[str], config: Mapping[str, object], kind: str) -> Model:
     """Return the weights of a folder of transformers, or of one component of diffusers."""
     name, notices = _chosen(place, names, config)
     if name.endswith(".json"):
         try:
-            model = _sharded(place, name)
+            model = sharded(place, name)
         except SourceError as error:
             other = _WEIGHTS.get(name, "")
             if error.problems[0].code != "shard-missing" or not place.has(other):
                 raise
             notices = (f"{quoted(f'{place.shown}/{name}')} names missing shards; `{other}` was taken",)
-            model = _single(place, other)
+            model = single(place, other)
     else:
         model = _single_claimed(place, name, config)
     model = with_scales(model, place.shown, config)
     return replace(model, format=kind, folder=place.path, notices=(*notices, *model.notices), facts=config)
 
 
-def _single_claimed(place: _ShardPlace, name: str, config: Mapping[str, object]) -> Model:
+def _single_claimed(place: FolderPlace, name: str, config: Mapping[str, object]) -> Model:
     """Read one file. If its dtype can't be read and the configuration says that it is quantized, the error says so."""
     try:
-        return _single(place, name)
+        return single(place, name)
     except SourceError as error:
         claim = quantization_claimed(config)
         if claim is not None and error.problems[0].code == "unsupported-dtype":
@@ -312,7 +243,7 @@ def _single_claimed(place: _ShardPlace, name: str, config: Mapping[str, object])
         raise
 
 
-def _chosen(place: _ShardPlace, names: frozenset[str], config: Mapping[str, object]) -> tuple[str, tuple[str, ...]]:
+def _chosen(place: FolderPlace, names: frozenset[str], config: Mapping[str, object]) -> tuple[str, tuple[str, ...]]:
     """Return the file or index with the weights, and notices about the choice."""
     named = config.get("transformers_weights")
     if isinstance(named, str) and is_plain(named) and named in names:
@@ -341,7 +272,7 @@ def _variants(names: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def _only_one(place: _ShardPlace, names: frozenset[str]) -> str:
+def _only_one(place: FolderPlace, names: frozenset[str]) -> str:
     """Return the only file of weights in a folder without a file of a known name."""
     for each in FILES:
         named = (name for name in names if name.lower().endswith(each.read_suffixes))
@@ -353,7 +284,7 @@ def _only_one(place: _ShardPlace, names: frozenset[str]) -> str:
     raise _no_weights(place, names)
 
 
-def _ambiguous(place: _ShardPlace, found: Sequence[str]) -> SourceError:
+def _ambiguous(place: FolderPlace, found: Sequence[str]) -> SourceError:
     parts = ranks(found)
     if parts is not None:
         return place.error("parts-of-tensors", f"has {len(parts.names)} files {parts.sentence}", parts.help, parts.rows)
@@ -364,7 +295,7 @@ def _ambiguous(place: _ShardPlace, found: Sequence[str]) -> SourceError:
     return place.error("ambiguous-folder", sentence, "name one of the files", listed(found))
 
 
-def _no_weights(place: _ShardPlace, names: frozenset[str]) -> SourceError:
+def _no_weights(place: FolderPlace, names: frozenset[str]) -> SourceError:
     if any(name.lower().endswith(".gguf") for name in names):
         sentence = "has its weights in GGUF only, which this version does not read"
         way_out = "take the unquantized safetensors release of the model: merging quantized weights loses quality"
@@ -386,125 +317,7 @@ def _no_weights(place: _ShardPlace, names: frozenset[str]) -> SourceError:
     return place.error("weights-missing", sentence, "name a folder with `model.safetensors`, or its shards and index")
 
 
-def _single(place: _ShardPlace, name: str) -> Model:
-    return place.read_file(place.path / name, f"{place.shown}/{name}")
-
-
-def _sharded(place: _ShardPlace, name: str) -> Model:
-    """Return the tensors of all shards in an index; each tensor must be in the shard that the index says."""
-    weight_map = _weight_map(place, name)
-    shards = sorted(set(weight_map.values()))
-    if len(shards) > _MOST_SHARDS:
-        sentence = f"has an index that names {len(shards):,} files, and at most {_MOST_SHARDS:,} are read"
-        raise place.error("bad-index", sentence, _AGAIN)
-    missing = [shard for shard in shards if not place.has(shard)]
-    if missing:
-        raise _shards_missing(place, missing, len(shards))
-    found = _Shards(place)
-    for shard in shards:
-        found.add(shard, _single(place, shard))
-    notices = found.checked(weight_map)
-    files, sizes, index = tuple(found.files), tuple(found.sizes), (place.path / name,)
-    return Model("safetensors", files, sizes, found.tensors, found.metadata, index, notices=notices)
-
-
-class _Shards:
-    """The tensors of shards, put together one by one."""
-
-    def __init__(self, place: _ShardPlace) -> None:
-        self._place = place
-        self.tensors: dict[str, TensorInfo] = {}
-        self._homes: dict[str, str] = {}
-        """By tensor, its shard."""
-        self.files: list[Path] = []
-        self.sizes: list[int] = []
-        self.metadata: dict[str, str] = {}
-        self._notices: list[str] = []
-
-    def add(self, shard: str, part: Model) -> None:
-        """Add a shard.
-
-        Raises:
-            SourceError: it has a tensor that another one has.
-        """
-        for info in part.tensors.values():
-            if info.name in self.tensors:
-                sentence, rows = f"has {quoted(info.name)} in two shards", (self._homes[info.name], shard)
-                raise self._place.error("duplicate-tensor", sentence, "download or export it again", rows)
-            self.tensors[info.name] = _moved(info, len(self.files))
-            self._homes[info.name] = shard
-        self.files += part.files
-        self.sizes += part.sizes
-        self.metadata = {**part.metadata, **self.metadata}
-        self._notices += part.notices
-
-    def checked(self, weight_map: Mapping[str, str]) -> tuple[str, ...]:
-        """Return notices, after all shards were read.
-
-        Raises:
-            SourceError: a shard lacks a tensor that the index says it has.
-        """
-        wrong = sorted(tensor for tensor, shard in weight_map.items() if self._homes.get(tensor) != shard)
-        if wrong:
-            sentence = f"has an index that names {len(wrong)} tensors in shards that don't hold them"
-            rows = tuple(f"{quoted(tensor)} is not in {quoted(weight_map[tensor])}" for tensor in wrong[:8])
-            mend = "index and shards are of different downloads: get both again"
-            raise self._place.error("index-mismatch", sentence, mend, rows)
-        if len(self.tensors) > len(weight_map):
-            beyond = next(tensor for tensor in self.tensors if tensor not in weight_map)
-            count = f"{len(self.tensors) - len(weight_map)} tensors that its index does not name"
-            self._notices.append(f"{quoted(self._place.shown)} has {count}, such as {quoted(beyond)}")
-        return tuple(self._notices)
-
-
-def _shards_missing(place: _ShardPlace, missing: Sequence[str], count: int) -> SourceError:
-    sentence = f"lacks {len(missing)} of the {count} shards that its index names"
-    rows, mend = listed(missing), "download the missing files"
-    first = place.path / missing[0]
-    if (beside := near(first)) is not None:
-        rows, mend = (*rows, f"there is {quoted(beside.path.name)}: {beside.why}"), beside.help
-    elif (command := brought_back_by(first)) is not None:
-        mend = f"another program keeps them: {command} brings them back"
-    return place.error("shard-missing", sentence, mend, rows)
-
-
-def _weight_map(place: _ShardPlace, name: str) -> dict[str, str]:
-    """Return the shard of each tensor in an index, with every name checked."""
-    inner = place._replace(shown=f"{place.shown}/{name}")
-    path, shown = place.path / name, inner.shown
-    document = read_document(path, home=place.home, shown=shown, most=MAX_INDEX, is_strict=True, within=place.within)
-    weight_map = document.get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise inner.error("bad-index", "has no `weight_map` that names a shard for each tensor", _AGAIN)
-    suffix = ".bin" if ".bin.index." in name else ".safetensors"
-    return {tensor: _shard(inner, tensor, shard, suffix) for tensor, shard in weight_map.items()}
-
-
-def _shard(index: _ShardPlace, tensor: str, shard: object, suffix: str) -> str:
-    """Return the name that an index gives for a tensor's shard.
-
-    Raises:
-        SourceError: it is not the name of a file in the same folder, with this suffix.
-    """
-    if not isinstance(shard, str):
-        raise index.error("bad-index", f"names no file for {quoted(tensor)}", _AGAIN)
-    named = f"names the shard {quoted(shard)} for {quoted(tensor)}"
-    if not is_plain(shard):
-        raise index.error("index-outside", f"{named}, and the name of a file beside it is expected", _AGAIN)
-    if not shard.endswith(suffix):
-        raise index.error("bad-index", f"{named}, and a `{suffix}` file is expected", _AGAIN)
-    return shard
-
-
-def _moved(info: TensorInfo, by: int) -> TensorInfo:
-    """Return a tensor's place if this many files come before its own."""
-    if by == 0:
-        return info
-    pieces = tuple(piece._replace(file=piece.file + by) for piece in info.pieces)
-    return replace(info, file=info.file + by, pieces=pieces)
-
-
-def _quantized(place: _ShardPlace, claim: str) -> SourceError:
+def _quantized(place: FolderPlace, claim: str) -> SourceError:
     inner = place._replace(shown=f"{place.shown}/config.json")
     sentence = f"has a {claim}: its weights are quantized, and can't be merged"
     return inner.error("quantized-weights", sentence, UNQUANTIZED)
