@@ -5,7 +5,7 @@ A new tensor is made of pieces of source tensors; for a combination, each term i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import NamedTuple
@@ -77,12 +77,9 @@ class FittedChannels:
         rest = self._lying(first.palette[first.kind(name)], name) or self._beginning(first, name, wanted)
         if rest is None:
             return None
-        mine, other = lying[0], rest[0]
-        dtype = mine.of.info.dtype
-        is_one = len(lying) == len(rest) == mine.share == other.share == 1
-        if is_one and mine.of.info.stored == other.of.info.stored == dtype:  # scales of both can't be put together
-            made = joined(mine.of, other.of, mine.of, Joint(name, dtype, wanted, own))
-            return self._sum([(mine.share, self._part(mine.slot, f"on {other.slot.owner}", made))])
+        joint = self._in_one(lying, rest, name, wanted, own)
+        if joint is not None:
+            return joint
         parts = [(each.share, self._padded(each, name, wanted, own)) for each in lying]
         if adds_up:
             parts += [(each.share, each.slot) for each in rest]
@@ -90,6 +87,18 @@ class FittedChannels:
         else:
             parts += [(each.share, self._padded(each, name, wanted, own, behind=True)) for each in rest]
         return self._sum(parts)
+
+    def _in_one(
+        self, lying: Sequence[_ViewTerm], rest: Sequence[_ViewTerm], name: str, shape: tuple[int, ...], own: int
+    ) -> Form | None:
+        """Return one tensor of the first `own` channels of one and the others of another, where both are single."""
+        mine, other = lying[0], rest[0]
+        dtype = mine.of.info.dtype
+        is_one = len(lying) == len(rest) == mine.share == other.share == 1
+        if not is_one or not mine.of.info.stored == other.of.info.stored == dtype:  # scales can't be put together
+            return None
+        made = joined(mine.of, other.of, mine.of, Joint(name, dtype, shape, own))
+        return self._sum([(mine.share, self._part(mine.slot, f"on {other.slot.owner}", made))])
 
     def _beginning(self, first: View, name: str, shape: tuple[int, ...]) -> list[_ViewTerm] | None:
         """Return the source that the first input is based on, if that is a file target.

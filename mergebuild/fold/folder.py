@@ -19,7 +19,7 @@ from mergebuild.fold import compatible
 from mergebuild.fold.channels import FittedChannels
 from mergebuild.fold.counterparts import Accounting, Spec
 from mergebuild.fold.division import Divisions
-from mergebuild.fold.draft import ALL, Draft, Frame, Pattern, Scope
+from mergebuild.fold.draft import ALL, Draft, Frame, KindPlan, Pattern, Scope
 from mergebuild.fold.forms import Blueprint, Form, Forms, Kin, Operation, Slot
 from mergebuild.fold.frames import Frames
 from mergebuild.fold.interning import Interner
@@ -271,7 +271,6 @@ class Folding:
         views, frame = alike.views, alike.frame
         numbers = [number for each in target.numbers.values() for number in listed(each)]
         values = [frame.selector.values(*each) for each in zip(numbers, frame.places, strict=True)]
-        by_name = target.making.shares_by_name
         palette: list[Form] = []
         for recipe, inputs in zip(frame.recipes, alike.inputs, strict=True):
             if recipe.values is None:
@@ -281,14 +280,20 @@ class Folding:
                 default if index is None else each[index]
                 for each, default, index in zip(values, alike.defaults, recipe.values, strict=True)
             ]
-            # a fraction is slow to hash
-            exact = tuple([each.as_integer_ratio() for each in reaching])
-            key = (exact, recipe.name if by_name else "", *map(id, inputs))
-            form = frame.forms.get(key)
-            if form is None:
-                form = frame.forms[key] = self._made_of(target, reaching, recipe.name, inputs, views[0].layout)
-            palette.append(form)
+            palette.append(self._form(target, alike, recipe, inputs, reaching))
         return tuple(palette)
+
+    def _form(
+        self, target: Target, alike: _Alike, plan: KindPlan, inputs: Sequence[Form], values: Sequence[Fraction]
+    ) -> Form:
+        """Return the form of a kind with the values of the numbers that reach it, made once."""
+        exact = tuple([each.as_integer_ratio() for each in values])  # a fraction is slow to hash
+        key = (exact, plan.name if target.making.shares_by_name else "", *map(id, inputs))
+        forms = alike.frame.forms
+        form = forms.get(key)
+        if form is None:
+            form = forms[key] = self._made_of(target, values, plan.name, inputs, alike.views[0].layout)
+        return form
 
     def _check_depth(self, target: Target, made: Blueprint) -> None:
         """Remember how many operations of a target are on top of each other.

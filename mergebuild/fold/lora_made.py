@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -182,25 +182,16 @@ class MadeLoras:
         if any(each.style != "peft" for each in extractable(shapes)):
             return _LoraParts(shapes, {}, {}, frozenset())
         stacked = stacked_in(base.spelling).intersection(shapes)
-        units = {each.name: each for each in units_in(base.spelling, shapes) if stacked.isdisjoint(each.members)}
         facts = self._facts(base.input.ref)
-        units |= {
-            each.name: each
-            for name, shape in shapes.items()
-            if len(shape) == 2 and is_transposed(name, facts)
-            for each in [Unit(f"{_TURNED}{name}", shape[::-1], ((name, 0, shape[0]),), shape[1:], turned=True)]
-        }
+        found = [each for each in units_in(base.spelling, shapes) if stacked.isdisjoint(each.members)]
+        units = {each.name: each for each in (*found, *_turned_units(shapes, facts))}
         forms = tuple(self._units.forms(view, list(units.values())) for view in views)
         # A unit whose pieces have several dtypes, or are incomplete, is no module: it is left out, and reported.
         inside = stacked.union(*(unit.members for unit in units.values()))
         units = {name: unit for name, unit in units.items() if all(name in some for some in forms)}
         left = {name: shape for name, shape in shapes.items() if name not in inside}
         called = {name: in_memory(name, base.spelling.stored(name), facts) for name in left}
-        for unit in units.values():
-            name = unit.members[0] if unit.turned else f"{_TEXT}{unit.name.removeprefix(_OLD_TEXT)}"
-            if unit.turned or unit.name.startswith(_OLD_TEXT):
-                stored = base.spelling.stored(name) if unit.turned else unit.name
-                called[unit.name] = in_memory(name, stored, facts)
+        called |= _called_in_memory(units.values(), base, facts)
         whole = {name: unit.shape for name, unit in units.items()}
         return _LoraParts({**left, **whole}, called, units, stacked, forms)
 
@@ -255,6 +246,24 @@ class MadeLoras:
         shapes = [tuple(loras[index].tensors[name].shape) for index, name in made.reads]
         form = self._intern.combined(made.shares, inputs) if made.role is None else _factor(made, inputs, shapes)
         return made.name, spec, form
+
+
+def _turned_units(shapes: Mapping[str, tuple[int, ...]], facts: Mapping[str, object] | None) -> Iterator[Unit]:
+    """Yield the matrices that clients have in memory as the transposes of what is stored."""
+    for name, shape in shapes.items():
+        if len(shape) == 2 and is_transposed(name, facts):
+            yield Unit(f"{_TURNED}{name}", shape[::-1], ((name, 0, shape[0]),), shape[1:], turned=True)
+
+
+def _called_in_memory(units: Iterable[Unit], base: View, facts: Mapping[str, object] | None) -> dict[str, str]:
+    """Return what clients call units in memory, where that is another name."""
+    called: dict[str, str] = {}
+    for unit in units:
+        name = unit.members[0] if unit.turned else f"{_TEXT}{unit.name.removeprefix(_OLD_TEXT)}"
+        if unit.turned or unit.name.startswith(_OLD_TEXT):
+            stored = base.spelling.stored(name) if unit.turned else unit.name
+            called[unit.name] = in_memory(name, stored, facts)
+    return called
 
 
 def _has_float(view: View, name: str) -> bool:

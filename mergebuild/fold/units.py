@@ -182,12 +182,8 @@ class Units:
         if ref not in self._sources:
             return ""
         model = self._sources.file(ref).model
-        infos = [model.tensors.get(name) for name in unit.members]
-        first = infos[0]
-        if first is None or any(
-            info is None or info.dtype != first.dtype or info.scale is not None or info.shape[1:] != unit.row
-            for info in infos
-        ):
+        first = model.tensors.get(unit.members[0])
+        if first is None or not all(_is_part(model.tensors.get(name), first.dtype, unit) for name in unit.members):
             return ""
         pieces = tuple(piece for name, begin, end in unit.rows for piece in _rows_of(model.tensors[name], begin, end))
         if unit.turned and len(pieces) == 1:
@@ -198,6 +194,11 @@ class Units:
         made = TensorInfo(unit.name, first.dtype, unit.shape, 0, prod(unit.shape) * size, pieces[0].file, pieces)
         part = Model(model.format, model.files, model.sizes, {unit.name: made}, {})
         return self._sources.renamed(ref, unit.name, part)
+
+
+def _is_part(info: TensorInfo | None, dtype: str, unit: Unit) -> bool:
+    """Whether a tensor is there, and may be some rows of a unit of a dtype."""
+    return info is not None and info.dtype == dtype and info.scale is None and info.shape[1:] == unit.row
 
 
 def _rows_of(info: TensorInfo, begin: int, end: int) -> Iterator[Piece]:

@@ -213,37 +213,40 @@ _CLASSES: Final = {word: name for name, (word, _) in STORAGES.items() if "Untype
 
 def _pickle(runs: Sequence[StoredRun]) -> bytes:
     """Return the pickle of the state dict as `torch.save` would describe it, in opcodes that every reader knows."""
-    memo: dict[bytes, bytes] = {}
+    pickling = _Pickling()
+    tensors = [pickling.tensors(number, run) for number, run in enumerate(runs)]
+    return b"".join((b"\x80\x02}", _text("state_dict"), b"}(", *tensors, b"us."))
 
-    def once(code: bytes) -> bytes:
+
+class _Pickling:
+    """Writes what describes tensors; a value that comes again is written by reference."""
+
+    def __init__(self) -> None:
+        self._memo: dict[bytes, bytes] = {}
+
+    def _once(self, code: bytes) -> bytes:
         """Return the code that pushes a value, which from the second time on refers to the memo."""
-        if code in memo:
-            return memo[code]
-        memo[code] = b"h" + bytes((len(memo),))
-        return code + b"q" + memo[code][1:]
+        if code in self._memo:
+            return self._memo[code]
+        self._memo[code] = b"h" + bytes((len(self._memo),))
+        return code + b"q" + self._memo[code][1:]
 
-    parts = [b"\x80\x02}", _text("state_dict"), b"}("]
-    for number, run in enumerate(runs):
-        dtype, size, begin = run.whole.dtype, run.whole.nbytes, 0
-        storage, count = _CLASSES.get(dtype), size
+    def tensors(self, number: int, run: StoredRun) -> bytes:
+        """Return the items of the state dict that are in a storage, given the storage's number."""
+        once, parts, begin = self._once, [], 0
+        dtype = run.whole.dtype
+        storage, count = _CLASSES.get(dtype), run.whole.nbytes
         rebuild, kind = _named("torch._utils", "_rebuild_tensor_v3"), _named("torch.storage", "UntypedStorage")
         if storage is not None:
             rebuild, kind = _named("torch._utils", "_rebuild_tensor_v2"), _named("torch", storage)
             count = run.elements
         for name, shape in run.stored:
             parts += [_text(name), once(rebuild), b"((", once(_text("storage")), once(kind), _text(str(number))]
-            parts += [
-                once(_text("cpu")),
-                _integer(count),
-                b"tQ",
-                _integer(begin),
-                _tuple(shape),
-                _tuple(_strides(shape)),
-            ]
-            parts += [b"\x89", once(_named("collections", "OrderedDict")), b")R"]
+            parts += [once(_text("cpu")), _integer(count), b"tQ", _integer(begin), _tuple(shape)]
+            parts += [_tuple(_strides(shape)), b"\x89", once(_named("collections", "OrderedDict")), b")R"]
             parts += [b"tR"] if storage is not None else [once(_named("torch", dtype)), b"tR"]
             begin += math.prod(shape)
-    return b"".join((*parts, b"us."))
+        return b"".join(parts)
 
 
 def _named(module: str, name: str) -> bytes:

@@ -219,6 +219,16 @@ def _read(fd: int, file_size: int) -> Header:
     return _parse(bytes_at(fd, 8, length), file_size)
 
 
+def _check_end(end: int, file_size: int) -> None:
+    """Refuse a file that does not end with its last tensor, which ends at `end`."""
+    if end > file_size:
+        sentence = f"is cut short: {in_bytes(end - file_size)} of {end:,} are missing"
+        raise BrokenRuleError("data-truncated", sentence, "the download or copy stopped early: do it again")
+    if end < file_size:
+        sentence = f"has {in_bytes(file_size - end)} after its last tensor, which nothing describes"
+        raise BrokenRuleError("trailing-bytes", sentence)
+
+
 def _parse(raw: bytearray, file_size: int) -> Header:
     """Return what the JSON says of a file with this size, every rule checked."""
     if raw.count(b"{") + raw.count(b"[") > _MOST_BRACKETS:
@@ -232,13 +242,7 @@ def _parse(raw: bytearray, file_size: int) -> Header:
     _check_names(document)
     infos = [_tensor(name, entry, data_start) for name, entry in document.items()]
     infos.sort(key=attrgetter("begin", "end", "name"))
-    end = _check_places(infos, data_start)
-    if end > file_size:
-        sentence = f"is cut short: {in_bytes(end - file_size)} of {end:,} are missing"
-        raise BrokenRuleError("data-truncated", sentence, "the download or copy stopped early: do it again")
-    if end < file_size:
-        sentence = f"has {in_bytes(file_size - end)} after its last tensor, which nothing describes"
-        raise BrokenRuleError("trailing-bytes", sentence)
+    _check_end(_check_places(infos, data_start), file_size)
     return Header({info.name: info for info in infos}, metadata, data_start, file_size)
 
 

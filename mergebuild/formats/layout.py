@@ -301,13 +301,17 @@ class Arrangement:
                 f"the header of the output would take {start - 8:,} bytes, and readers allow {MAX_HEADER:,}",
                 help='write less into it: `metadata = "minimal"`',
             )
-        infos = self._infos.get(start)
-        if infos is None:
-            infos = self._infos[start] = {
+        return Header(self._infos_from(start), metadata, start, start + (self._spans[-1][1] if self._spans else 0))
+
+    def _infos_from(self, start: int) -> dict[str, TensorInfo]:
+        """Return where the tensors lie when the data begin at `start`."""
+        found = self._infos.get(start)
+        if found is None:
+            found = self._infos[start] = {
                 spec.name: TensorInfo(*spec, start + begin, start + end)
                 for spec, (begin, end) in zip(self.specs, self._spans, strict=True)
             }
-        return Header(infos, metadata, start, start + (self._spans[-1][1] if self._spans else 0))
+        return found
 
     def encoded(self, header: Header) -> bytes:
         """Return all bytes of a file before its data, for a header of this arrangement."""

@@ -134,8 +134,7 @@ def _from_zip(fd: int, file_size: int) -> tuple[object, _Places]:
         if storage.key not in known:
             name = f"{prefix}data/{storage.key}"
             if name not in archive.entries:
-                sentence = f"has no storage {quoted(storage.key)}, and its pickle refers to it"
-                raise BrokenRuleError("storage-missing", sentence, AGAIN)
+                raise _storage_missing(storage)
             known[storage.key] = archive.place(name)
         begin, end = known[storage.key]
         return begin, _end(storage, begin, end - begin)
@@ -202,20 +201,28 @@ def _from_row(fd: int, file_size: int) -> tuple[object, _Places]:
 
     def place(storage: Storage) -> tuple[int, int]:
         if storage.key not in known:
-            sentence = f"has no storage {quoted(storage.key)}, and its pickle refers to it"
-            raise BrokenRuleError("storage-missing", sentence, AGAIN)
+            raise _storage_missing(storage)
         begin, end = known[storage.key]
-        end = _end(storage, begin, end - begin)
-        if storage.view is None:
-            return begin, end
-        _, offset, count = storage.view
-        size = SIZES[storage.dtype]
-        if begin + (offset + count) * size > end:
-            sentence = f"has a part of the storage {quoted(storage.key)} that reaches beyond it"
-            raise BrokenRuleError("storage-too-short", sentence, AGAIN)
-        return begin + offset * size, begin + (offset + count) * size
+        return _viewed(storage, begin, _end(storage, begin, end - begin))
 
     return top, place
+
+
+def _storage_missing(storage: Storage) -> BrokenRuleError:
+    sentence = f"has no storage {quoted(storage.key)}, and its pickle refers to it"
+    return BrokenRuleError("storage-missing", sentence, AGAIN)
+
+
+def _viewed(storage: Storage, begin: int, end: int) -> tuple[int, int]:
+    """Return where the part of a storage lies that is meant, given where all of it lies."""
+    if storage.view is None:
+        return begin, end
+    _, offset, count = storage.view
+    size = SIZES[storage.dtype]
+    if begin + (offset + count) * size > end:
+        sentence = f"has a part of the storage {quoted(storage.key)} that reaches beyond it"
+        raise BrokenRuleError("storage-too-short", sentence, AGAIN)
+    return begin + offset * size, begin + (offset + count) * size
 
 
 def _storages_in_row(
@@ -243,24 +250,31 @@ def _row(fd: int, file_size: int) -> tuple[list[object], int]:
     """Return the five pickles and where they end, reading at most twice as much of the file as they take."""
     size = min(file_size, _FIRST_LOOK)
     while True:
-        data = bytes(bytes_at(fd, 0, size))
-        values: list[object] = []
-        end = 0
         try:
-            while len(values) < 5:
-                value, end = unpickle(data, end)
-                values.append(value)
-                if len(values) <= 2 and value != (_MAGIC, _PROTOCOL)[len(values) - 1]:
-                    sentence = "is a pickle, and not one that `torch.save` wrote"
-                    raise BrokenRuleError("not-a-model", sentence, _RETRY)
+            return _five(bytes(bytes_at(fd, 0, size)))
         except ShortPickle as short:
             if short.needed > file_size:
                 raise BrokenRuleError("data-truncated", "is cut short, within its pickle", AGAIN) from None
             if short.needed > MOST_BYTES:
                 raise length_error(short.needed) from None
             size = min(max(2 * size, short.needed), file_size, MOST_BYTES)
-        else:
-            return values, end
+
+
+def _five(data: bytes) -> tuple[list[object], int]:
+    """Return the five pickles at the beginning of a file, and where they end.
+
+    Raises:
+        ShortPickle: more of the file is needed.
+    """
+    values: list[object] = []
+    end = 0
+    while len(values) < 5:
+        value, end = unpickle(data, end)
+        values.append(value)
+        if len(values) <= 2 and value != (_MAGIC, _PROTOCOL)[len(values) - 1]:
+            sentence = "is a pickle, and not one that `torch.save` wrote"
+            raise BrokenRuleError("not-a-model", sentence, _RETRY)
+    return values, end
 
 
 # The state dict

@@ -217,12 +217,7 @@ class _WeightsOfFewBits:
             name = prefix + leaf
             if name in self.refused:
                 continue
-            is_float = info.dtype in _FLOATS
-            told = sorted(each for each in others if each != leaf and _tells_of(each, leaf, is_float=is_float))
-            if is_float and leaf == "weight":  # a single number beside 8-bit floats is a scale, whatever its name
-                told += [each for each in others if each not in few and each not in told and module[each].count == 1]
-            if name in self._modules:  # some programs put scales into a module with the tensor's own name
-                told += filter(_is_told, self._modules[name])
+            told = self._telling(name, leaf, module, few, others)
             if told:
                 kind = f"{info.dtype} {list(info.shape)}"
                 self.refused[name] = f"({kind}) has {', '.join(map(quoted, told[:3]))} beside it"
@@ -230,6 +225,18 @@ class _WeightsOfFewBits:
                 self.refused[name] = f"is {info.dtype} {list(info.shape)}"
             elif info.dtype not in _LARGE_INTEGERS and name not in self.scales:
                 self._low[name] = info
+
+    def _telling(
+        self, name: str, leaf: str, module: _Module, few: Mapping[str, TensorInfo], others: Sequence[str]
+    ) -> list[str]:
+        """Return what beside a tensor of few bits says that it is quantized."""
+        is_float = few[leaf].dtype in _FLOATS
+        told = sorted(each for each in others if each != leaf and _tells_of(each, leaf, is_float=is_float))
+        if is_float and leaf == "weight":  # a single number beside 8-bit floats is a scale, whatever its name
+            told += [each for each in others if each not in few and each not in told and module[each].count == 1]
+        if name in self._modules:  # some programs put scales into a module with the tensor's own name
+            told += filter(_is_told, self._modules[name])
+        return told
 
     def _scaled(self, prefix: str, module: _Module, few: _Module) -> set[str]:
         """Find the scales of a module's weights; return their names."""

@@ -127,19 +127,26 @@ def _directory(fd: int, file_size: int) -> tuple[int, int, int]:
     end = file_size - reach + at
     locator = tail[at - LOCATOR.size : at] if at >= LOCATOR.size else b""
     if locator.startswith(b"PK\6\7"):
-        large = LOCATOR.unpack(locator)[2]
-        if large != end - LOCATOR.size - END64.size:
-            raise BrokenRuleError("bad-zip", "has a zip directory whose end is not where it says", AGAIN)
-        found = END64.unpack(bytes_at(fd, large, END64.size))
-        small, exact = (disk, disk_too, here, count, size, begin), found[4:]
-        full = (FULL16, FULL16, FULL16, FULL16, FULL32, FULL32)
-        if found[0] != b"PK\6\6" or any(a not in (b, most) for a, b, most in zip(small, exact, full, strict=True)):
-            raise BrokenRuleError("zip-disagrees", "has two ends of its zip directory that disagree", _NOT_TORCH)
-        disk, disk_too, here, count, size, begin = exact
-        end = large
+        small = (disk, disk_too, here, count, size, begin)
+        end, (disk, disk_too, here, count, size, begin) = _large_end(fd, locator, end, small)
     if disk or disk_too or here != count or begin + size != end:
         raise BrokenRuleError("bad-zip", "has a zip directory that is not where its end says", AGAIN)
     return begin, size, count
+
+
+def _large_end(fd: int, locator: bytes, end: int, small: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    """Return where the end of a directory begins that has room for large numbers, and the numbers in it.
+
+    `end`: where the `small` one begins, whose numbers are the same as far as there is room for them.
+    """
+    large: int = LOCATOR.unpack(locator)[2]
+    if large != end - LOCATOR.size - END64.size:
+        raise BrokenRuleError("bad-zip", "has a zip directory whose end is not where it says", AGAIN)
+    found = END64.unpack(bytes_at(fd, large, END64.size))
+    exact, full = found[4:], (FULL16, FULL16, FULL16, FULL16, FULL32, FULL32)
+    if found[0] != b"PK\6\6" or any(a not in (b, most) for a, b, most in zip(small, exact, full, strict=True)):
+        raise BrokenRuleError("zip-disagrees", "has two ends of its zip directory that disagree", _NOT_TORCH)
+    return large, exact
 
 
 def _entries(raw: bytes, count: int) -> list[ZipEntry]:

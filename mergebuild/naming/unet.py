@@ -92,6 +92,14 @@ def _through(state: State, modules: Mapping[str, str]) -> Mapping[str, Renamed]:
 def _modules(down: Iterable[_Level], up: Iterable[_Level]) -> Iterator[tuple[str, str]]:
     """Yield every module under both names, the original one first."""
     yield from _ENDS
+    yield from _way_down(down)
+    yield from _resnet("middle_block.0", "mid_block.resnets.0")
+    yield from _attention("middle_block.1", "mid_block.attentions.0")
+    yield from _resnet("middle_block.2", "mid_block.resnets.1")
+    yield from _way_up(up)
+
+
+def _way_down(down: Iterable[_Level]) -> Iterator[tuple[str, str]]:
     block = 1
     for i, level in enumerate(down):
         for j in range(level.layers):
@@ -101,9 +109,9 @@ def _modules(down: Iterable[_Level], up: Iterable[_Level]) -> Iterator[tuple[str
         if level.sampler is not None:
             yield f"input_blocks.{block}.{level.sampler}.op", f"down_blocks.{i}.downsamplers.0.conv"
             block += 1
-    yield from _resnet("middle_block.0", "mid_block.resnets.0")
-    yield from _attention("middle_block.1", "mid_block.attentions.0")
-    yield from _resnet("middle_block.2", "mid_block.resnets.1")
+
+
+def _way_up(up: Iterable[_Level]) -> Iterator[tuple[str, str]]:
     block = 0
     for i, level in enumerate(up):
         for j in range(level.layers):

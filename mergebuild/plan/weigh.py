@@ -16,6 +16,7 @@ from mergebuild.plan.description import FileContent
 from mergebuild.plan.judgement import Judgement, Refused, Standing
 from mergebuild.plan.made import Made
 from mergebuild.plan.origins import Origins
+from mergebuild.plan.tensors import Tensors
 from mergebuild.results.build import Verdict
 from mergebuild.store import Held, Shelf
 
@@ -99,13 +100,7 @@ class _Weighing:
     def _work(self, judgement: Judgement, file: FileContent) -> Work:
         """Decide for each tensor of a file that must be built: whether an artifact has it, or it must be computed."""
         assert file.tensors is not None
-        copies: set[bytes] = set()
-        made: set[bytes] = set()
-        for row in file.tensors.rows:
-            if row.is_copy:
-                copies.update(digest for digest in row.digests if self._origins.source_of(digest) is None)
-            else:
-                made.update(row.digests)
+        copies, made = self._copied_and_made(file.tensors)
         wanted = made | copies
         if self._computing and (self._origins.intermediate_among(wanted) or file.tensors.has_float32_combinations):
             self._claim_intermediates()
@@ -124,6 +119,17 @@ class _Weighing:
     def _find(self, digests: Iterable[bytes], *, allow_nonfinite: bool) -> dict[bytes, Held]:
         """Return where tensors are, in artifacts that will still exist when tensors are computed."""
         return self._shelf.find(digests, allow_nonfinite=allow_nonfinite, besides=self._lost)
+
+    def _copied_and_made(self, tensors: Tensors) -> tuple[set[bytes], set[bytes]]:
+        """Return which tensors are copies, but for those of sources, and which are made by arithmetic."""
+        copies: set[bytes] = set()
+        made: set[bytes] = set()
+        for row in tensors.rows:
+            if row.is_copy:
+                copies.update(digest for digest in row.digests if self._origins.source_of(digest) is None)
+            else:
+                made.update(row.digests)
+        return copies, made
 
     def _claim_intermediates(self) -> None:
         """Add the intermediate tensors of earlier actions, which are in no file, to those that are computed.

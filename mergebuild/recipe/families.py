@@ -187,6 +187,11 @@ def read_axes(reader: Reader, node: Node, what: str) -> tuple[Axis, ...] | None:
         message = f"{what} has {len(table)} axes, expected at most {_MOST_AXES}"
         reader.problems.add("too-many-members", message, node.at, help="put values that go together into one axis")
         return None
+    return _axes(reader, table, node, what)
+
+
+def _axes(reader: Reader, table: Mapping[str, Node], node: Node, what: str) -> tuple[Axis, ...] | None:
+    """Return the axes in a table; None where they make too many members, or one is wrong."""
     found: list[Axis] = []
     size = 1
     for name, below in table.items():

@@ -131,12 +131,12 @@ class _MethodReading:
 
     def read(self) -> Method | None:
         """Return the row; None if something is wrong with it, which is reported."""
+        hint = f"it is written `[methods.{self._name}]`, with a `file` and `inputs`"
+        table = self._reader.table(self._node, f"method `{self._name}`", hint)
+        return self._row(table) if table is not None else None
+
+    def _row(self, table: Mapping[str, Node]) -> Method | None:
         before = len(self._problems)
-        table = self._reader.table(
-            self._node, f"method `{self._name}`", f"it is written `[methods.{self._name}]`, with a `file` and `inputs`"
-        )
-        if table is None:
-            return None
         self._check_keys(table, _KEYS, f"method `{self._name}`", self._node, needed=("file", "inputs"))
         file, text = self._text(table["file"]) if "file" in table else ("", "")
         inputs = self._inputs(table["inputs"]) if "inputs" in table else ()

@@ -78,18 +78,21 @@ def target_of(override: Override, targets: Collection[str], variables: Collectio
         name = ".".join(override.pieces[:length])
         if name in targets and length < len(override.pieces):
             return name, override.pieces[length:]
-    whole = ".".join(override.pieces)
+    raise _of_nothing(override, targets, variables)
+
+
+def _of_nothing(override: Override, targets: Collection[str], variables: Collection[str]) -> UsageError:
+    """Return the error of an override that names no key of a target."""
+    whole, where = ".".join(override.pieces), Place(override.label)
     if whole in targets:
         hint = f"set a key of it: `--set {whole}.alpha=0.4`"
-        raise UsageError.one(
-            "bad-set", f"`{whole}` is a target, and has no value", where=Place(override.label), help=hint
-        )
+        return UsageError.one("bad-set", f"`{whole}` is a target, and has no value", where=where, help=hint)
     if len(override.pieces) == 1:
         hint = did_you_mean(whole, variables, otherwise="a key of a target is `TARGET.KEY=VALUE`")
-        raise UsageError.one("unknown-variable", f"unknown variable `{whole}`", where=Place(override.label), help=hint)
+        return UsageError.one("unknown-variable", f"unknown variable `{whole}`", where=where, help=hint)
     first = override.pieces[0]
     hint = did_you_mean(first, targets, otherwise="`mergebuild list targets` shows all")
-    raise UsageError.one("unknown-target", f"unknown target `{first}`", where=Place(override.label), help=hint)
+    return UsageError.one("unknown-target", f"unknown target `{first}`", where=where, help=hint)
 
 
 def apply_to_target(override: Override, keys: tuple[str, ...], table: dict[str, object], at: At) -> None:

@@ -243,16 +243,22 @@ class Recipe:
         problems: list[Problem] = []
         for text in asked:
             try:
-                found.update(dict.fromkeys(self._namespace.expand(text)))
-            except NoSuchNameError as error:
-                output = self._outputs.owner(text, self.root)
-                if output is not None:
-                    found[output] = None
-                else:
-                    problems.append(Problem(error.code, str(error), None, self._output_like(text) or error.hint))
+                found.update(dict.fromkeys(self._named(text)))
+            except UsageError as error:
+                problems.extend(error.problems)
         if problems:
             raise UsageError(problems)
         return tuple(found)
+
+    def _named(self, text: str) -> Iterable[str]:
+        """Return the canonical names of what one text names."""
+        try:
+            return self._namespace.expand(text)
+        except NoSuchNameError as error:
+            output = self._outputs.owner(text, self.root)
+            if output is None:
+                raise UsageError.one(error.code, str(error), help=self._output_like(text) or error.hint) from None
+            return (output,)
 
     def target_names(self) -> list[str]:
         """Return the names of all targets in the order of the files; for a family, its listed members."""

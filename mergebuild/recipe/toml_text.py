@@ -40,14 +40,7 @@ def read_toml(document: Document, problems: Problems) -> dict[str, object] | Non
     try:
         return dict(tomli.loads(document.text, parse_float=toml_number))
     except tomli.TOMLDecodeError as error:
-        place = document.at_line(error.lineno, error.colno)
-        if not document.is_shown:
-            problems.add("toml-syntax", f"`{document.name}` is no valid TOML", place, help=UNSHOWN)
-            return None
-        message = _TUPLE.sub(lambda found: f"`{'.'.join(re.findall(_QUOTED, found[0]))}`", error.msg)
-        message = message[:1].lower() + message[1:]
-        help_ = _trap(place.text, place.column, error.msg)
-        problems.add("toml-syntax", f"`{document.name}` is no valid TOML: {message}", place, help=help_)
+        _no_toml(document, error, problems)
     except RecursionError:
         problems.add("toml-syntax", f"`{document.name}` nests too deep", document.place(()),
                      help="no value of a mergefile has so many brackets; take some away")  # fmt: skip
@@ -55,6 +48,18 @@ def read_toml(document: Document, problems: Problems) -> dict[str, object] | Non
         problems.add("toml-syntax", f"`{document.name}` has a number of thousands of digits", document.place(()),
                      help="a number is a decimal such as `0.3`, short of 1e1000")  # fmt: skip
     return None
+
+
+def _no_toml(document: Document, error: tomli.TOMLDecodeError, problems: Problems) -> None:
+    """Report a mistake of syntax; of a file that is not the user's own, no text is shown."""
+    place = document.at_line(error.lineno, error.colno)
+    if not document.is_shown:
+        problems.add("toml-syntax", f"`{document.name}` is no valid TOML", place, help=UNSHOWN)
+        return
+    message = _TUPLE.sub(lambda found: f"`{'.'.join(re.findall(_QUOTED, found[0]))}`", error.msg)
+    message = message[:1].lower() + message[1:]
+    help_ = _trap(place.text, place.column, error.msg)
+    problems.add("toml-syntax", f"`{document.name}` is no valid TOML: {message}", place, help=help_)
 
 
 def count_values(text: str) -> int:

@@ -149,11 +149,8 @@ def _canonical(model: Model, shown: str, keeps_names: KeepsNames, config: Mappin
     if found.made.keys() == shapes.keys() and spelling is AS_IS:  # every name is canonical
         return replace(model, tied=found.tied)
     tensors = renamed_model({"": model}, found.made, model.format).tensors
-    twins = tuple(
-        SecondCopy(parameter, model.tensors[stored])
-        for stored, parameter in found.twice.items()
-        if stored not in same_place
-    )
+    twice = ((stored, parameter) for stored, parameter in found.twice.items() if stored not in same_place)
+    twins = tuple(SecondCopy(parameter, model.tensors[stored]) for stored, parameter in twice)
     for twin in twins:
         own = tensors[twin.parameter]
         if (own.stored, own.shape) != (twin.info.stored, twin.info.shape):

@@ -247,19 +247,7 @@ def _by_mecha(metadata: Mapping[str, str]) -> Iterator[str]:
 def _by_comfy(metadata: Mapping[str, str]) -> Iterator[str]:
     if "prompt" not in metadata and "workflow" not in metadata:
         return
-    nodes = parsed(metadata.get("prompt"))
-    if not isinstance(nodes, dict):
-        drawn = parsed(metadata.get("workflow"))
-        listed = drawn.get("nodes") if isinstance(drawn, dict) else None
-        nodes = (
-            {
-                str(number): {"class_type": each.get("type")}
-                for number, each in enumerate(listed)
-                if isinstance(each, dict)
-            }
-            if isinstance(listed, list)
-            else {}
-        )
+    nodes = _comfy_nodes(metadata)
     steps: list[str] = []
     files: list[str] = []
     for node in nodes.values():
@@ -272,6 +260,19 @@ def _by_comfy(metadata: Mapping[str, str]) -> Iterator[str]:
     made = _listed(dict.fromkeys(steps)) or "a workflow"
     of = f" of {_listed(dict.fromkeys(files))}" if files else ""
     yield f"made by ComfyUI: {_phrases(made + of, f'{len(nodes)} nodes')}"
+
+
+def _comfy_nodes(metadata: Mapping[str, str]) -> Mapping[str, object]:
+    """Return the nodes of a workflow, by its prompt or, without settings, as it was drawn."""
+    nodes = parsed(metadata.get("prompt"))
+    if isinstance(nodes, dict):
+        return nodes
+    drawn = parsed(metadata.get("workflow"))
+    listed = drawn.get("nodes") if isinstance(drawn, dict) else None
+    if not isinstance(listed, list):
+        return {}
+    kinds = {str(number): each.get("type") for number, each in enumerate(listed) if isinstance(each, dict)}
+    return {number: {"class_type": kind} for number, kind in kinds.items()}
 
 
 def _by_rimo(metadata: Mapping[str, str]) -> Iterator[str]:

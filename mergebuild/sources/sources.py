@@ -248,6 +248,7 @@ class Sources:
 
     def _hash(self, source: SourceFile, wanted: Collection[str]) -> None:
         """Read a source for its checksums and the wanted hashes, as far as these are not known; remember them."""
+        declared = self._declared[source.name]
         try:
             is_read = not source.is_hashed or not self._knows_weights(source)
             if is_read:
@@ -256,20 +257,24 @@ class Sources:
             found = self._hashes_of(source, wanted) if wanted else {}
         except Exception as error:  # reading a truncated file fails in many ways
             if not is_still(source):
-                raise changed(self._declared[source.name], source) from error
+                raise changed(declared, source) from error
             if isinstance(error, OSError):
-                raise unreadable(self._declared[source.name], source.shown, error) from error
+                raise unreadable(declared, source.shown, error) from error
             raise
         if is_read:
-            self.bytes_read += source.size
-            if source.size <= SMALL:
-                self.at_hand.update(source.model.files)
+            self._count_read(source)
         if not is_still(source):
-            raise changed(self._declared[source.name], source)
+            raise changed(declared, source)
         source.checksums = checksums
         source.sha256 = found.get("sha256") or source.sha256
         source.autov3 = found.get("autov3") or source.autov3
         self.learn(source)
+
+    def _count_read(self, source: SourceFile) -> None:
+        """Count the bytes of a source that was read whole, and note what is in the page cache now."""
+        self.bytes_read += source.size
+        if source.size <= SMALL:
+            self.at_hand.update(source.model.files)
 
     def _checksums(self, source: SourceFile) -> Mapping[str, bytes]:
         """Return the checksum of every tensor by name.
