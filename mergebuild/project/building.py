@@ -1,7 +1,7 @@
-"""The verb that makes targets up to date: planned, asked what is refused, built.
+"""The verb that makes targets up to date: they are planned, what must be refused is found, the rest is built.
 
-A first build looks before anything is written. Each then holds the store's lock, and plans once more: another process
-may have been quicker.
+A first build plans before anything is written. Each build then takes the store's lock and plans again, since another
+process may have changed something meanwhile.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Building", "with_torch_ahead"]
 
 _LARGE = 1 << 27
-"""Bytes of a source that take longer to hash than the engine to load."""
+"""Sources with more bytes take longer to hash than the engine takes to load."""
 
 
 @dataclass
@@ -44,13 +44,13 @@ class Building:
     lock: Locked | None
     began: float
     keep: Callable[[Session, Plan, Sequence[TargetResult]], None]
-    """Called when all is up to date, with what that follows from."""
+    """Called if all targets are up to date, with what this follows from."""
 
     def run(self) -> BuildResult:
         """Make the targets up to date.
 
         Raises:
-            MergeBuildError: what is known before any work, unless all that is to keep going; with the result.
+            MergeBuildError: a problem known before any work, unless `keep_going`; it has the result.
         """
         try:
             return self._run()
@@ -59,7 +59,7 @@ class Building:
 
     def _run(self) -> BuildResult:
         with span("import"):
-            from mergebuild.build.builder import Builder  # what only looks has no use for the engine
+            from mergebuild.build.builder import Builder  # here: other verbs don't need the engine
 
         session, options = self.session, self.options
         with ExitStack() as stack:
@@ -84,7 +84,7 @@ class Building:
             return self._result(plan, results, exit_code, builder.source_bytes_read)
 
     def _first_plan(self) -> Plan | None:
-        """Plan a first build, so that what is wrong shows before anything is written; None: there is a store."""
+        """Plan a first build, so that problems show before anything is written; None if there is a store already."""
         store = self.session.store
         if store.is_on_disk:
             return None
@@ -93,7 +93,11 @@ class Building:
         return plan
 
     def _plan(self, *, hash_all: bool = False) -> Plan:
-        """Plan, and ask what is refused before any work: then there is none, unless the rest is wanted."""
+        """Plan, and find what must be refused.
+
+        Raises:
+            _RefusedError: something is refused, and the rest is not to be built.
+        """
         session, out = self.session, self.options.out
         is_close = hash_all or self.lock is not None
         if out is not None:
@@ -107,12 +111,12 @@ class Building:
         return plan
 
     def _places(self) -> dict[Path, str]:
-        """Return where something may be written, by path, and which target makes it."""
+        """Return the paths that may be written to, each with the target that makes it."""
         out = self.options.out
         return self.session.claims.outputs(self.names) | ({Path.cwd() / out: ""} if out is not None else {})
 
     def _looked_at(self, builder: Builder, plan: Plan) -> Plan:
-        """Tell what is about to be made; merge what was never seen, and return a plan that knows of it."""
+        """Emit notices; merge files of sources that were never hashed, and return a plan made after that."""
         session = self.session
         told = _tell(plan, session.emit)
         if not builder.look(plan):
@@ -139,9 +143,9 @@ class Building:
 
 
 def with_torch_ahead(emit: Emit, recipe: Recipe, names: Sequence[str], device: str) -> Emit:
-    """Return `emit`, which also has torch loaded while a large source is hashed, if it may be needed.
+    """Return an `emit` that also loads torch while a large source is hashed, if torch may be needed.
 
-    Most often work follows.
+    In most cases work follows.
     """
 
     def watched(event: Event) -> None:
@@ -157,14 +161,14 @@ def with_torch_ahead(emit: Emit, recipe: Recipe, names: Sequence[str], device: s
 
 
 def _methods_below(recipe: Recipe, names: Sequence[str]) -> Iterator[Method]:
-    """Yield the methods of targets and of all that they need, their rules' too; a formula has none."""
+    """Yield the methods of targets, of all targets that they need, and of their rules; a formula has none."""
     for each in dict.fromkeys(below for name in names for below in recipe.below(name)):
         target = recipe.target(each)
         yield from (row for row in (target.row, *(rule.target.row for rule in target.rules)) if row is not None)
 
 
 class _RefusedError(Exception):
-    """Something of a plan is refused, and so nothing is done."""
+    """Something in a plan is refused, so nothing is done."""
 
     def __init__(self, plan: Plan, seconds: float, bytes_read: int) -> None:
         super().__init__(plan)
@@ -180,10 +184,10 @@ class _RefusedError(Exception):
         )
 
     def answer(self) -> BuildResult:
-        """Return what the build comes to.
+        """Return the result of the build.
 
         Raises:
-            MergeBuildError: something else is wrong than a target of its own; with the result.
+            MergeBuildError: some problem is not one of a single target; it has the result.
         """
         if all(isinstance(error, TargetError) for error in self._errors):
             return self._result
@@ -193,7 +197,7 @@ class _RefusedError(Exception):
 
 
 def _not_built(plan: Plan) -> Iterator[TargetResult]:
-    """Yield what a build says of each target of a plan when it is refused: what it is not done for, fails."""
+    """Yield the result of each target of a plan that is refused: a target that is itself the reason has failed."""
     above = {judgement.name for judgement, each in plan.refused.items() if each.target != judgement.name}
     for each in plan.results():
         if each.verdict is Verdict.BLOCKED and each.target not in above:
@@ -208,9 +212,9 @@ def _not_built(plan: Plan) -> Iterator[TargetResult]:
 
 
 def _tell(plan: Plan, emit: Emit, *, besides: Collection[tuple[str, str]] = ()) -> set[tuple[str, str]]:
-    """Emit the notices of what is about to be made, one that many targets share once; return which they are.
+    """Emit the notices about what will be made, each once even if many targets share it; return what was emitted.
 
-    `besides`: pairs of a target and a sentence that were told before.
+    `besides`: pairs of a target and a notice that were emitted before.
     """
     found: dict[str, list[str]] = {}
     for each in plan.results():

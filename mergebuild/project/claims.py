@@ -1,7 +1,7 @@
-"""What a recipe lays claim to: the targets that it reaches, the paths that it would write to, where its store is.
+"""What a recipe claims: the targets that it reaches, the paths that it would write to, and where its store is.
 
-Names and paths alone. Families are open, so a recipe claims more than it lists: whoever refines a member has targets
-that no list names.
+It is about names and paths alone. Families are open, so a recipe claims more than it lists: a user who builds further
+members of a family has targets that no list names.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ class Claims:
 
     @property
     def store(self) -> Path:
-        """Where the store is that its user names, or else its own."""
+        """The store's folder: as `MERGEBUILD_STORE` says, or else the project's own."""
         given = os.environ.get("MERGEBUILD_STORE")
         return Path(given).expanduser().absolute() if given else self.own_store
 
     @property
     def own_store(self) -> Path:
-        """Where the project has its store unless its user says otherwise."""
+        """The store's folder unless the user names another one."""
         return self._recipe.root / os.path.expanduser(self._recipe.project.store or ".mergebuild")  # noqa: PTH111 -- never raises
 
     @property
     def lock_file(self) -> Path:
-        """Where its sources and results are written down."""
+        """The path of `mergefile.lock`."""
         return self._recipe.root / "mergefile.lock"
 
     def written(self) -> Iterator[Path]:
@@ -53,10 +53,10 @@ class Claims:
         yield self.own_store / "any"
 
     def outputs(self, names: Iterable[str]) -> dict[Path, str]:
-        """Return the outputs that are listed, and those of these targets and of the members that they name, by path."""
+        """Return the listed outputs, and those of these targets and of all that they read, each with its target."""
         found = dict(self._recipe.outputs())
         for name in self.reached(names):
-            with suppress(MergeBuildError):  # a member that is wrong; if it is listed, its output is there already
+            with suppress(MergeBuildError):  # an invalid member; if it is listed, its output is known already
                 if path := self._recipe.target(name).output_path:
                     found[path] = name
         return found
@@ -74,7 +74,7 @@ class Claims:
     # Targets
 
     def one(self, target: str) -> str:
-        """Return the one target that a word means.
+        """Return the one target that a name means.
 
         Raises:
             UsageError: it means none, or several.
@@ -87,16 +87,16 @@ class Claims:
         return names[0]
 
     def listed(self) -> tuple[str, ...]:
-        """Return the targets that the mergefile names.
+        """Return the targets that the mergefile names, with all that they read.
 
-        To name all members of a large family has them all made, which takes seconds.
+        Naming all members of a large family makes all of them, which takes seconds.
         """
         return self.reached(self._recipe.target_names())
 
     def known(self, ledger: Ledger) -> set[str]:
         """Return the targets that the mergefile names, and the members of its families that were built by name.
 
-        Families are open: who refines one has targets that no list names, and these are no orphans.
+        Families are open: a user may have built members that no list names, and their outputs are no orphans.
         """
         found = set(self.listed())
         for record in ledger.records():
@@ -106,19 +106,19 @@ class Claims:
         return found
 
     def reached(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Return these targets and all that they read, members among them that no list names."""
+        """Return these targets and all that they read, including members that no list names."""
         found: dict[str, None] = {}
         waiting = list(names)[::-1]
         while waiting:
             name = waiting.pop()
             if name not in found and name not in self._recipe.sources:
                 found[name] = None
-                with suppress(MergeBuildError):  # whoever plans it says what is wrong with it
+                with suppress(MergeBuildError):  # planning it will report what is wrong
                     waiting += [each.ref for each in self._recipe.target(name).reads]
         return tuple(found)
 
     def is_sound(self, name: str) -> bool:
-        """Whether a target can be made of the text; of members only their first is read with the mergefile."""
+        """Whether a target is valid. Of a family, only the first member is read with the mergefile."""
         try:
             self._recipe.target(name)
         except MergeBuildError:
@@ -126,13 +126,13 @@ class Claims:
         return True
 
     def has_only_its_output(self, name: str) -> bool:
-        """Whether a target is to have nothing in the store; not of what `-o` writes, nor of what can't be made."""
+        """Whether the store must have no copy of a target; False for what `-o` writes, and for an invalid target."""
         return bool(name) and self.is_sound(name) and self._recipe.target(name).has_only_its_output
 
-    # What is written elsewhere
+    # Outputs of `-o`
 
     def elsewhere(self, names: tuple[str, ...], out: Path | str, dtype: str | None) -> Goal:
-        """Return the goal of `-o`: one target at a path that nothing else has a claim to.
+        """Return the goal of `-o`: one target, at a path that nothing else claims.
 
         Raises:
             UsageError: it is not one target, or not such a path.

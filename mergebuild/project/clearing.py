@@ -1,4 +1,4 @@
-"""The verbs that make room: `gc` frees what no target needs, `clean` removes what was made."""
+"""The verbs that free space: `gc` removes what no target needs, `clean` removes what was made."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ __all__ = ["clean", "gc", "sweeper"]
 
 
 def gc(session: Session, max_size: int | None, older_than: float | None, *, dry_run: bool) -> CleanResult:
-    """Free what no target needs and the history exceeds. `max_size` in bytes, `older_than` in seconds."""
+    """Remove artifacts that no target needs, and what the history exceeds.
+
+    `max_size` in bytes, `older_than` in seconds.
+    """
     known = session.claims.known(session.store.ledger)
     outputs = session.claims.outputs(known)
     with session.changing(outputs):
@@ -32,7 +35,7 @@ def gc(session: Session, max_size: int | None, older_than: float | None, *, dry_
 def clean(
     session: Session, names: set[str], *, former: bool, orphans: bool, dry_run: bool, foreseen: CleanResult | None
 ) -> CleanResult:
-    """Remove outputs and artifacts that we made of these targets; `former`: also those of builds before."""
+    """Remove outputs and artifacts that we made for these targets; `former`: those of earlier builds, too."""
     outputs = session.claims.outputs(session.claims.known(session.store.ledger))
     with session.changing(outputs):
         return sweeper(session, outputs).clean(
@@ -41,17 +44,17 @@ def clean(
 
 
 def sweeper(session: Session, outputs: Mapping[Path, str]) -> Sweeper:
-    """Return what sweeps the store and the outputs of a project. `outputs`: by path, which target makes it."""
+    """Return the sweeper of a project. `outputs`: by path, the target that makes it."""
     recipe = session.recipe
     found: list[Path] = []
     missing: dict[str, str] = {}
     for name, source in recipe.sources.items():
-        found.append(source.folder / source.path)  # where it would be, whatever else is found
+        found.append(source.folder / source.path)  # as written, even if another path is found below
         try:
             found.append(locate(source, recipe.root))
         except SourceError:
             missing[name] = source.path
-    is_ours = bool(os.environ.get("MERGEBUILD_STORE"))  # a store that no project brought along
+    is_ours = bool(os.environ.get("MERGEBUILD_STORE"))  # the user's own store: it did not come with a project
     return Sweeper(
         session.store,
         outputs,

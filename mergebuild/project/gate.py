@@ -1,15 +1,16 @@
-"""What a build refuses before any work, asked of each action of a plan.
+"""What a build refuses before any work, checked for each action of a plan.
 
-A plan knows what a target will be and what stands where it goes; whether it may be made is asked here: whether it is
-what a lock says, whether the user trusts the project with the place and with the code, whether a file of somebody else
-is in the way, whether the folder can be written to, and whether all of it fits on the disk. `plan` shows the answers (a
-target is `blocked`), and `build` refuses by the same ones, so neither can promise what the other does not keep. What
-reads a target that is refused is refused with it, and what would have been restored from it, or shared its tensors, is
-planned without it.
+A plan knows what a target will be and what is at its output. Here it is checked whether the target may be made: whether
+it agrees with the lock, whether the user trusts the project with the folder and with the code, whether a file that
+isn't ours is in the way, whether the folder is writable, and whether everything fits on the disk. `plan` shows the
+answers (a target is `blocked`), and `build` refuses by the same ones, so they can't disagree. A target that reads a
+refused one is refused, too; a target that would have been restored from it, or shared its tensors, is planned without
+it.
 
-There may be thousands of files in one folder: folders are texts here, as a `Path` takes long to hash.
+There may be thousands of files in one folder: folders are strings here, as a `Path` takes long to hash.
 
-What only the work shows (values that are not finite, a source that changes meanwhile) is in `build/passes.py`.
+What only the work itself can show (values that are not finite, a source that changes meanwhile) is in
+`build/passes.py`.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ __all__ = ["Gate", "Hold"]
 
 Words = ParamSpec("Words")
 Hold = Callable[[Description], MergeBuildError | None]
-"""What else a target is held to (a lock): returns why it is refused, if it is."""
+"""A further condition for a target (a lock): returns the error if it is not met, else None."""
 
 
 class Gate:
-    """Asks of a plan's actions what a build of one recipe into one store would refuse them for.
+    """Checks the actions of a plan for what a build of one recipe into one store must refuse.
 
-    `written` gives every path that the recipe would write to, for which the user's word was given, when that matters;
-    None where outputs go to a place of our own. `force`: whether what was changed by hand may be put aside.
+    `written` returns every path that the recipe would write to, which is what the user trusts; None if outputs go to a
+    folder of our own. `force`: whether files that were changed by hand may be put aside.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Gate:
         self._holds = tuple(holds)
 
     def ask(self, plan: Plan, planner: Planner) -> Plan:
-        """Return the plan without what is refused, with why."""
+        """Return the plan without what is refused, with the reasons."""
         with span("refuse"):
             return self._asked(plan, planner)
 
@@ -76,7 +77,7 @@ class Gate:
             for judgement in plan.judged:
                 if (error := hold(judgement.description)) is not None:
                     refused.add(judgement, error)
-        actions = [each for each in plan.actions if each.verdict is not Verdict.UP_TO_DATE]  # the rest stays as it is
+        actions = [each for each in plan.actions if each.verdict is not Verdict.UP_TO_DATE]  # others write nothing
         files = [file for action in actions for file in action.files if file.verdict is not Verdict.UP_TO_DATE]
         if self._written is not None:
             self._ask_for_places(files, self._written, refused)
@@ -94,7 +95,7 @@ class Gate:
         return plan
 
     def _ask_for_one_place(self, files: Iterable[FileAction], refused: _Refusals) -> None:
-        """Refuse what goes to the very file that another target's output is: by way of a link between two folders."""
+        """Refuse a file whose path is the very file of another target's output, through a link between folders."""
         real = cache(os.path.realpath)
         taken: dict[tuple[str, str], FileAction] = {}
         for file in files:
@@ -109,7 +110,7 @@ class Gate:
     def _ask_for_places(
         self, files: Sequence[FileAction], written: Callable[[], Iterable[Path]], refused: _Refusals
     ) -> None:
-        """Refuse what goes outside the project, unless the user trusts it with the folder."""
+        """Refuse files outside of the project, unless the user trusts it with their folders."""
         root = self._recipe.root
         folders: dict[str, list[FileAction]] = {}
         for file in files:
@@ -128,14 +129,14 @@ class Gate:
                     refused.add(file.judgement, error)
 
     def _ask_for_code(self, actions: Iterable[Action], refused: _Refusals) -> None:
-        """Refuse what is made by a method of the project's own, unless the user trusts it as it is."""
+        """Refuse targets with a method of the project's own, unless the user trusts its present code."""
         for action in actions:
             programs = action.judgement.description.programs
             if programs and (error := _caught(trust.require_code, self._recipe.root, programs)):
                 refused.add(action.judgement, error)
 
     def _in_the_way(self, file: FileAction, writable: Callable[[str], bool]) -> Refusal | None:
-        """Return what is wrong with the place that a file goes to, if anything is."""
+        """Return the reason why a file can't be written to its path; None if it can."""
         path = file.content.path
         if path is None:
             return None
@@ -145,7 +146,10 @@ class Gate:
         return None if writable(_folder_of(path)) else failures.unwritable(file)
 
     def _ask_for_space(self, plan: Plan, refused: _Refusals) -> bool:
-        """Refuse all that goes to a file system with less room than the build would write to it; say whether any."""
+        """Refuse all files on a file system that has less room than the build needs there.
+
+        Return whether there are any.
+        """
         writing: dict[int, list[FileAction]] = {}
         needed: Counter[int] = Counter()
         device_of = cache(_device)
@@ -172,7 +176,7 @@ class Gate:
 
 
 class _Refusals:
-    """What is refused so far. A folder is published whole or not at all: so a refusal is of a target."""
+    """The refusals so far. A folder is published as a whole or not at all, so a whole target is refused."""
 
     def __init__(self) -> None:
         self.found: dict[Judgement, Refused] = {}
@@ -182,9 +186,9 @@ class _Refusals:
         self.found.setdefault(judgement, Refused(error, target or judgement.name))
 
     def pass_on(self, plan: Plan) -> bool:
-        """Refuse what reads a target that is refused; return whether any is."""
+        """Refuse the targets that read a refused one; return whether any target is refused."""
         by_name: dict[str, Refused] = {}
-        for action in plan.actions:  # what a target reads is before it
+        for action in plan.actions:  # targets that one reads come before it
             judgement = action.judgement
             if judgement not in self.found and action.verdict is not Verdict.UP_TO_DATE:
                 below = next((by_name[need] for need in action.needs if need in by_name), None)
@@ -196,7 +200,7 @@ class _Refusals:
 
 
 def _caught(ask: Callable[Words, None], *words: Words.args, **more: Words.kwargs) -> TrustError | None:
-    """Return what asking for the user's trust raises."""
+    """Return the error that checking the user's trust raises, or None."""
     try:
         ask(*words, **more)
     except TrustError as error:
@@ -205,9 +209,9 @@ def _caught(ask: Callable[Words, None], *words: Words.args, **more: Words.kwargs
 
 
 def _may_be_the_result(path: Path, content: FileContent, shelf: Shelf) -> bool:
-    """Whether what stands at an output's path and is not on record may be what the target makes.
+    """Whether a file at an output's path that is not recorded may be what the target makes.
 
-    Where the sources were never read, only its size tells.
+    If the sources were never read, only its size can tell.
     """
     if content.digest is not None:
         return shelf.may_be(path, content.header_bytes, content.size)
@@ -215,7 +219,7 @@ def _may_be_the_result(path: Path, content: FileContent, shelf: Shelf) -> bool:
 
 
 def _is_writable(folder: str) -> bool:
-    """Whether a folder can be written to, or made."""
+    """Whether a folder can be written to, or created."""
     try:
         there = _existing(Path(folder))
     except OSError:
@@ -236,7 +240,7 @@ def _device(folder: str) -> int:
 
 
 def _existing(folder: Path) -> Path:
-    """Return a folder, or the nearest above it that is there."""
+    """Return a folder, or the nearest existing one above it."""
     while not os.path.lexists(folder):
         folder = folder.parent
     return folder

@@ -1,6 +1,6 @@
-"""A first mergefile for a folder of models: its sources, what they are, and an example target to uncomment.
+"""Writes a first mergefile for a folder of models: its sources, what they are, and an example target to uncomment.
 
-Only headers are read. Nothing is ever overwritten.
+Only headers are read. No file is ever overwritten.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from mergebuild.sources.opening import read_model
 __all__ = ["EXAMPLE_BEGINS", "Starter", "init"]
 
 EXAMPLE_BEGINS = "# --- an example: remove `# ` from the lines below ---"
-"""Below this line everything is valid TOML once its `# ` is gone."""
+"""After this line, every line is valid TOML once its `# ` is removed."""
 
 _FOLDER_OF_ONE = frozenset({"model_index.json", "config.json", "adapter_config.json", "model.safetensors.index.json"})
-"""Files of which one makes a folder a single model."""
+"""A folder with one of these files is a single model."""
 _MOST_FILES = 1000
 _DEEPEST = 6
 _HEAD = """\
@@ -38,20 +38,20 @@ _HEAD = """\
 
 @dataclass(frozen=True, slots=True)
 class Starter:
-    """What `init` wrote: the mergefile, and its sources as name -> path relative to it."""
+    """What `init` wrote: the mergefile's path, and the sources' paths relative to it, by name."""
 
     path: Path
     sources: dict[str, str]
 
 
 class _FoundModel(NamedTuple):
-    """A file or folder of weights: path relative to the mergefile, layout, what it is in a few words, or its defect."""
+    """A file or folder of weights: its path from the mergefile, its layout, and what it is or why it is invalid."""
 
     path: str
     layout: str | None
     facts: str
     names: frozenset[str]
-    """Of its tensors; none when it is not sound."""
+    """The names of its tensors; empty if it is invalid."""
 
     @property
     def is_sound(self) -> bool:
@@ -67,8 +67,8 @@ def init(folder: Path, *, mergefile: Path | None = None) -> Starter:
     """Write a commented mergefile for the models in a folder and below it: files, and folders that are one model.
 
     Args:
-        folder: where to look, six levels deep at most, hidden folders left out.
-        mergefile: the file to write, `mergefile.toml` in the folder if None.
+        folder: Where to look, at most six levels deep, without hidden folders.
+        mergefile: The file to write; None: `mergefile.toml` in the folder.
 
     Raises:
         UsageError: the mergefile exists, or the folder does not.
@@ -95,7 +95,7 @@ def _exists(path: Path) -> UsageError:
 
 
 def _found(folder: Path) -> list[Path]:
-    """Return the files to list, sorted by path, links to folders not followed."""
+    """Return the models to list, sorted by path; links to folders are not followed."""
     found: list[Path] = []
     for parent, folders, files in os.walk(folder):
         depth = len(Path(parent).relative_to(folder).parts)
@@ -115,13 +115,13 @@ def _is_model(file: str) -> bool:
 
 
 def _is_sayable(name: str) -> bool:
-    """Whether a name is UTF-8: what is not can't be written in TOML."""
+    """Whether a name is UTF-8; any other can't be written in TOML."""
     return name.encode("utf-8", "ignore") == os.fsencode(name)
 
 
 def _model(file: Path, root: Path) -> _FoundModel:
     path = Path(os.path.relpath(file, root)).as_posix()
-    # at the beginning of a path it would be a home folder
+    # at the beginning of a path, `~` would mean a home folder
     path = f"./{path}" if path.startswith("~") else path
     path = f"{path}/" if file.is_dir() else path
     if "${" in path or any(ord(sign) < 32 for sign in path):
@@ -149,7 +149,7 @@ def _size(size_bytes: int) -> str:
 
 
 def _names(paths: Iterable[str]) -> dict[str, str]:
-    """Return a name for each path, made from the file's name; later ones of a name get a number."""
+    """Return a name for each path, made from the file's name; repeated names get a number."""
     names: dict[str, str] = {}
     taken = {"mix"}  # the example's target
     for path in paths:
@@ -164,7 +164,7 @@ def _names(paths: Iterable[str]) -> dict[str, str]:
 
 
 def _source_lines(models: list[_FoundModel], names: dict[str, str]) -> Iterator[str]:
-    """Yield the table of sources, a comment before each layout."""
+    """Yield the table of sources, with a comment before each layout."""
     yield "[sources]"
     if not models:
         yield '# no model was found; a source is a name and a path:\n# opk = "models/opk.safetensors"'
@@ -179,7 +179,7 @@ def _source_lines(models: list[_FoundModel], names: dict[str, str]) -> Iterator[
 
 
 def _example_lines(models: list[_FoundModel], names: dict[str, str]) -> Iterator[str]:
-    """Yield a target over two models that fit together, as comments; a copy when there are no such two."""
+    """Yield a target over two models that fit together, as comments; a copy if there are no two such models."""
     pairs = ((one, other) for one in models for other in models if one.is_sound and one.fits(other))
     first, second = next(pairs, (next((model for model in models if model.is_sound), None), None))
     if first is None:
@@ -208,5 +208,5 @@ def _text(text: str) -> str:
 
 
 def _comment(text: str) -> str:
-    """Return text fit for a comment: one line, no control characters."""
+    """Return a text that can be a comment: one line, without control characters."""
     return re.sub(r"[\x00-\x1f\x7f]", "?", text)

@@ -1,6 +1,6 @@
-"""What a model is: its tensors, dtypes, layout and components from headers, its hashes from one reading.
+"""The verb that shows what a model is: tensors, dtypes, layout and components from headers, hashes from one reading.
 
-`traits` says what sets it apart from others of its layout, `provenance` what its metadata say of how it was made.
+`traits` tells what it is beyond its layout, `provenance` what its metadata say about how it was made.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ def inspect(
     within: Sequence[Path] = (),
     emit: Emit = silent,
 ) -> Inspection:
-    """Return what a model is, reading its files once from end to end.
+    """Return what a model is; its files are read once from end to end.
 
     Args:
-        path: a file or a folder.
-        layouts: layouts that the user declares, asked before ours.
-        with_tensors: whether to list every tensor.
-        shown: the path as the answer shows it, `path` if None.
-        within: folders that links of a folder's small files may end in too.
-        emit: told of the reading before it begins.
+        path: A file or a folder.
+        layouts: Layouts that the user declares; they are tried before ours.
+        with_tensors: Whether to list every tensor.
+        shown: The path for the answer; None: `path`.
+        within: Further folders that links of a folder's small files may lead to.
+        emit: Is told of the reading before it begins.
 
     Raises:
-        SourceError: it is missing, unreadable or not a sound model file.
+        SourceError: it is missing, unreadable or not a valid model file.
     """
     name = shown or str(path)
     model = read_model(path, shown=name, within=within)
@@ -64,7 +64,7 @@ def inspect_model(
     with_tensors: bool = False,
     emit: Emit = silent,
 ) -> Inspection:
-    """Return what a model is, reading its files once from end to end. The arguments are those of `inspect`.
+    """Return what a model is; its files are read once from end to end. The arguments are those of `inspect`.
 
     Raises:
         SourceError: a file can't be read.
@@ -115,16 +115,16 @@ def _dtypes(tensors: Iterable[TensorInfo]) -> dict[str, int]:
 
 
 def _weights(names: Iterable[str]) -> str:
-    """Return `full` with EMA copies, `ema-only` where nothing else is there, else `pruned`.
+    """Return `full` if there are EMA copies and other weights, `ema-only` if there is nothing else, else `pruned`.
 
-    Where EMA values took the place of the weights, no name tells.
+    If the EMA values were stored in place of the weights, names don't show it.
     """
     with_ema = Counter(name.startswith(_EMA) for name in names)
     return ("full" if with_ema[False] else "ema-only") if with_ema[True] else "pruned"
 
 
 def _components(tensors: Iterable[TensorInfo], layout: Layout | None) -> dict[str, dict[str, object]]:
-    """Return tensors, bytes and dtypes by component; what is of none is `other`."""
+    """Return the tensors, bytes and dtypes of each component; tensors of none are `other`."""
     found: dict[str, list[TensorInfo]] = {}
     for tensor in tensors:
         component = "ema" if tensor.name.startswith(_EMA) else layout.component(tensor.name) if layout else None
@@ -136,7 +136,7 @@ def _components(tensors: Iterable[TensorInfo], layout: Layout | None) -> dict[st
 
 
 def _facts(model: Model, components: Mapping[str, object], *, is_adapter: bool) -> Iterator[tuple[str, str]]:
-    """Yield what else there is to say, each a name and a few words."""
+    """Yield other short facts, each with a name."""
     shapes = {name: info.shape for name, info in model.tensors.items()}
     yield "precision", _precision(model.tensors.values())
     alone = traits.vae_kind(shapes)
@@ -168,7 +168,7 @@ def _diffusion_facts(
 
 
 def _precision(tensors: Iterable[TensorInfo]) -> str:
-    """Return the dtype of the floats, or what part of their bytes is of which."""
+    """Return the dtype of the floats, or the percentage of bytes for each dtype."""
     sizes: Counter[str] = Counter()
     for tensor in tensors:
         if DTYPES_BY_WORD[tensor.dtype].is_float:
@@ -184,7 +184,7 @@ def _percent(part: float) -> str:
 
 
 def _sidecars(model: Model) -> list[str]:
-    """Return the VAE files that a web UI would take because of their names."""
+    """Return the VAE files beside it that a web UI would load because of their names."""
     if model.folder is not None:
         return []
     path = model.files[0]

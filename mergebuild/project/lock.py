@@ -1,4 +1,4 @@
-"""The verb that writes `mergefile.lock`, and what a build that is held to one asks of each target."""
+"""The verb that writes `mergefile.lock`, and the conditions that a build with `--locked` puts on each target."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["holds_of", "write_lock"]
 
 
 def write_lock(session: Session, *, check: bool) -> Path:
-    """Write down every source and every target, built or not; return where. With `check` compare alone.
+    """Write every source and every target, built or not, to the lock file; return its path. With `check`, only compare.
 
     Raises:
-        SourceError: a source is missing, or is not what its pin says.
+        SourceError: a source is missing, or differs from its pin.
         MergeBuildError: a target cannot be made as it is written.
-        ResultDiffersError: with `check`, it would be another file.
+        ResultDiffersError: with `check`, the file would be another.
     """
     path, locked = session.claims.lock_file, _found_now(session)
     if check:
@@ -36,9 +36,9 @@ def write_lock(session: Session, *, check: bool) -> Path:
         return path
     with ExitStack() as stack:
         if session.store.root.is_dir():
-            with suppress(OSError):  # it can't be written to, and holds no lock
+            with suppress(OSError):  # the store isn't writable, so it can have no lock
                 stack.enter_context(session.locked(LOCK_FILES))
-                publishing.remove_left_over([path])  # of `lock`s that were killed: none else is writing
+                publishing.remove_left_over([path])  # left by killed processes: no other one writes now
         lockfile.write(path, locked)
     return path
 
@@ -55,7 +55,7 @@ def _found_now(session: Session) -> lockfile.Locked:
 
 
 def _hashed(session: Session, names: Iterable[str]) -> tuple[list[SourceFile], list[SourceError]]:
-    """Return sources with their SHA-256, and what is wrong with the others."""
+    """Return sources with their SHA-256, and the errors of the others."""
     found: list[SourceFile] = []
     errors: list[SourceError] = []
     for name in names:
@@ -67,7 +67,7 @@ def _hashed(session: Session, names: Iterable[str]) -> tuple[list[SourceFile], l
 
 
 def holds_of(session: Session, lock: lockfile.Locked | None) -> tuple[Hold, ...]:
-    """Return what a build held to a lock asks of a target: that its sources are the lock's, and that it is, too."""
+    """Return the conditions for targets of a build with `--locked`: their sources and results are those of the lock."""
     if lock is None:
         return ()
 
@@ -81,7 +81,7 @@ def holds_of(session: Session, lock: lockfile.Locked | None) -> tuple[Hold, ...]
         return (problem,) if problem else ()
 
     def sources(made: Description) -> MergeBuildError | None:
-        """Refuse what is made of sources that are not the lock's, each with all of its files."""
+        """Refuse a target made of sources, with all of their files, that differ from the lock."""
         names = sorted(session.planner.sources_of(made.name))
         problems = [problem for name in names for problem in source_problems(name)]
         return SourceError(problems) if problems else None
@@ -89,7 +89,7 @@ def holds_of(session: Session, lock: lockfile.Locked | None) -> tuple[Hold, ...]
     listed = cache(lambda: frozenset(session.claims.listed()))
 
     def results(made: Description) -> MergeBuildError | None:
-        """Refuse what is not as the lock says; what goes elsewhere by `-o` is held to what it is else."""
+        """Refuse a target that differs from the lock; for `-o`, the target as declared is compared."""
         try:
             declared = session.planner.as_declared(made.name) if made.goal.is_extra else made
         except MergeBuildError as error:

@@ -1,11 +1,12 @@
-"""`mergefile.lock`: what the sources are and what the targets come to, for others to hold theirs against.
+"""`mergefile.lock`: the hashes of sources and the digests of targets, for others to compare theirs with.
 
-TOML meant for version control: sorted, one entry a line, the same text each time for the same content. Sources stand
-in it by SHA-256, which is what model hubs publish, and targets by their artifact digest, built or not. A folder is more
-than its tensors: each of its small files has a line of its own, those of a source as they are, those of a target as
-they will be written.
+It is TOML for version control: sorted, one entry per line, always the same text for the same content. Sources are
+listed by SHA-256, which model hubs publish, targets by their artifact's digest, built or not. A folder is more than its
+tensors: each of its small files has a line of its own, a source's with its present hash, a target's with the hash that
+it will have.
 
-What is not in the lock is refused like what differs from it: else a line that is missing would let anything through.
+Something that is not in the lock is refused like something that differs; otherwise anything could pass by leaving out
+its line.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ __all__ = [
 
 _VERSION: Final = 2
 _MOST: Final = 32 << 20
-"""The longest lock (bytes); that of 100,000 targets has 10 million."""
+"""The most bytes of a lock file; that of 100,000 targets has 10 million."""
 _CLOSED: Final = frozenset({errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS})
-"""What systems answer where a file may not be written, or something else is in its place."""
+"""Errors of systems if a file may not be written, or if something else is at its path."""
 _MOST_TOLD: Final = 20
-"""Differences that are told one by one."""
+"""The most differences that are listed."""
 
 Files = Mapping[str, str]
 """The SHA-256 of small files of a folder, by path in it."""
@@ -56,7 +57,7 @@ _NO_FILES: Final[Files] = MappingProxyType({})
 
 
 class LockedSource(NamedTuple):
-    """A source: its SHA-256, its bytes of tensors, and the small files beside these, in a folder."""
+    """A source: its SHA-256, the size of its tensors in bytes, and the small files of a folder."""
 
     sha256: str
     size: int
@@ -64,19 +65,19 @@ class LockedSource(NamedTuple):
 
     @classmethod
     def of(cls, source: SourceFile) -> Self:
-        """Return what is locked of a source whose SHA-256 is known."""
+        """Return the entry of a source whose SHA-256 is known."""
         return cls(source.sha256 or "", source.size, source.small_files)
 
 
 class LockedTarget(NamedTuple):
-    """A target: the digest of its tensors, and the small files of others that a folder takes over."""
+    """A target: the digest of its tensors, and the small files of a folder."""
 
     artifact: str
     files: Files = _NO_FILES
 
     @classmethod
     def of(cls, made: Description) -> Self:
-        """Return what is locked of a planned target, the content of its sources known."""
+        """Return the entry of a planned target, whose sources are hashed."""
         home = made.goal.path
         files = {
             hashes.path_in(home, file.path): hashlib.sha256(file.header_bytes).hexdigest()
@@ -88,7 +89,7 @@ class LockedTarget(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Locked:
-    """What a lock file says, by source and by target."""
+    """The content of a lock file, by source and by target."""
 
     sources: Mapping[str, LockedSource]
     targets: Mapping[str, LockedTarget]
@@ -98,11 +99,11 @@ class Locked:
 
 
 def write(path: Path, locked: Locked) -> None:
-    """Write a lock file, whole or not at all.
+    """Write a lock file, completely or not at all.
 
     Raises:
         TargetError: it cannot be written.
-        OSError: it cannot, as the disk or the machine has no room for it.
+        OSError: the disk is full, or the machine has no room for it.
     """
     text = text_of(locked)
     try:
@@ -143,15 +144,15 @@ def _tables(kind: str, locked: Mapping[str, LockedSource | LockedTarget]) -> Ite
 
 
 def _key(text: str) -> str:
-    """Return a text as TOML has it in quotes, as key or value."""
+    """Return a text as a quoted TOML key or value."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def read(path: Path) -> Locked:
-    """Return what a lock file says.
+    """Return the content of a lock file.
 
     Raises:
-        RecipeError: it is missing, of an older form that lacks what is held against now, or no lock file.
+        RecipeError: it is missing, of an older version that lacks entries needed now, or no lock file.
     """
     try:
         return _read(tomli.loads(read_text(path, most=_MOST)))
@@ -171,7 +172,7 @@ def read(path: Path) -> Locked:
 
 
 class _OlderError(Exception):
-    """A lock file of a version before this one."""
+    """A lock file of an earlier version."""
 
 
 def _read(table: Mapping[str, object]) -> Locked:
@@ -218,10 +219,10 @@ def _count(value: object) -> int:
 
 
 def check(path: Path, locked: Locked) -> None:
-    """See that a lock file is the text that would be written.
+    """Check that a lock file has the text that would be written.
 
     Raises:
-        ResultDiffersError: it is not, or there is none.
+        ResultDiffersError: it has not, or is missing.
     """
     rows: Sequence[str]
     try:
@@ -242,7 +243,7 @@ def check(path: Path, locked: Locked) -> None:
 
 
 def differences(before: Locked, now: Locked) -> Iterator[str]:
-    """Yield how one lock differs from an earlier one, a few words each."""
+    """Yield how a lock differs from an earlier one, as short texts."""
     yield from _changes("source", before.sources, now.sources)
     yield from _changes("target", before.targets, now.targets)
 
@@ -258,7 +259,7 @@ def _changes(kind: str, before: Mapping[str, Entry], now: Mapping[str, Entry]) -
         files = list(_other_files(before[name].files, now[name].files))
         yield from (f"{kind} `{name}`: {path} {what}" for path, what in files)
         own_before, own_now = before[name]._replace(files=_NO_FILES), now[name]._replace(files=_NO_FILES)
-        if own_before != own_now and not (kind == "source" and files):  # of which a source's own hash is, too
+        if own_before != own_now and not (kind == "source" and files):  # a source's hash covers its small files
             yield f"{kind} `{name}` changed"
 
 
@@ -274,11 +275,11 @@ def _some(rows: Sequence[str]) -> Sequence[str]:
     return rows if len(rows) <= _MOST_TOLD else [*rows[:_MOST_TOLD], f"and {len(rows) - _MOST_TOLD} more"]
 
 
-# Holding against it
+# Comparing with it
 
 
 def other_source(locked: Locked, source: SourceFile, where: Place) -> Problem | None:
-    """Return what is wrong with a source by the lock, if anything is; its SHA-256 must be known."""
+    """Return the problem of a source that differs from the lock, or None; its SHA-256 must be known."""
     before, now = locked.sources.get(source.name), LockedSource.of(source)
     if before is not None and (before.sha256, before.files) == (now.sha256, now.files):
         return None
@@ -300,7 +301,7 @@ _ACCEPT_SOURCE: Final = "run `mergebuild lock` to accept this one"
 
 
 def other_result(locked: Locked, made: Description, is_written: Callable[[str], bool]) -> Problem | None:
-    """Return what is wrong with a target by the lock, if anything is; what it comes to must be known.
+    """Return the problem of a target that differs from the lock, or None; its digest must be known.
 
     `is_written`: whether `mergebuild lock` would write a target.
     """

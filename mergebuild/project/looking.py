@@ -1,4 +1,4 @@
-"""The verbs that only look: what a build would do, how targets stand, why, and what they are made of."""
+"""The verbs that only read: what a build would do, the state of targets, why they differ, what they are made of."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def plan(
     lock: Locked | None = None,
     tensors: int | None = 0,
 ) -> PlanResult:
-    """Say what a build of targets would do, and why. Of those held to a `lock` all sources are read.
+    """Return what a build of targets would do, and why. With a `lock`, all of their sources are read.
 
-    `tensors`: of how many tensors of each target; None: of all.
+    `tensors`: for how many tensors of each target; None: for all.
     """
     is_held = lock is not None
     found = session.plan(names, hash_all=is_held, look_closely=is_held)
@@ -57,7 +57,7 @@ def plan(
 
 
 def _with_tensors(session: Session, found: Plan, most: int | None) -> tuple[TargetResult, ...]:
-    """Return the results of a plan with what becomes of single tensors."""
+    """Return the results of a plan, with what is done for single tensors."""
     from mergebuild.plan.tensor_work import tensor_work
 
     work = tensor_work(found, session.recipe.root, most)
@@ -65,7 +65,7 @@ def _with_tensors(session: Session, found: Plan, most: int | None) -> tuple[Targ
 
 
 def status(session: Session, names: Iterable[str]) -> StatusResult:
-    """Say of each target how it stands, and which outputs nothing makes now."""
+    """Return the state of each target, and the outputs that no target makes now."""
     found = session.plan(tuple(names))
     orphans = sweeper(session, session.claims.outputs(session.claims.known(session.store.ledger))).orphans()
     states = tuple(_states(session, found))
@@ -93,14 +93,14 @@ def _state(action: Action) -> OutputState:
 
 
 def _blocked_state(root: Path, blocked: TargetResult) -> TargetState:
-    """Return the state of a target that can't be planned, by whether there is anything at its output's path."""
+    """Return the state of a target that can't be planned, by whether something is at its output's path."""
     there = blocked.output is not None and os.path.lexists(root / blocked.output)
     reason = blocked.error.message if blocked.error else ""
     return TargetState(blocked.target, OutputState.STALE if there else OutputState.MISSING, blocked.output, reason)
 
 
 def why(session: Session, name: str, tensor: str | None) -> WhyResult:
-    """Say what differs from a target's last build; with the name of a tensor, also what that follows from.
+    """Return the differences from a target's last build; for a `tensor`, also what it follows from.
 
     Raises:
         UsageError: neither the target nor its last build has such a tensor.
@@ -131,5 +131,5 @@ def _told(session: Session, found: Plan, action: Action, tensor: str | None) -> 
 
 def lineage(session: Session, name: str) -> Lineage:
     """Return the exact proportions of sources in a target."""
-    session.planner.open_sources(name)  # all that are not there are named at once
+    session.planner.open_sources(name)  # reports all missing sources together
     return lineages.lineage(session.planner.folding, session.recipe, name)

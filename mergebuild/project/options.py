@@ -1,4 +1,4 @@
-"""How a build is made, as one value: what the options of the command say, one for one."""
+"""How a build is made, as one value, with a field for each option of the command."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ class BuildOptions:
     """How to build."""
 
     keep_going: bool = False
-    """Whether what can be built is built when a target fails."""
+    """Whether to build the other targets if one fails."""
     threads: int | None = None
-    """How many compute; None: as many as there are processors."""
+    """How many threads compute; None: one for each processor."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:1`."""
     force: bool = False
-    """Whether outputs that were changed by hand are put aside and made anew."""
+    """Whether outputs that were changed by hand are put aside and made again."""
     locked: bool = False
-    """Whether sources and results other than those of `mergefile.lock` are refused."""
+    """Whether sources and results that differ from `mergefile.lock` are refused."""
     durable: bool = False
-    """Whether to wait until the disk has what is written."""
+    """Whether to wait until everything written is on the disk."""
     out: Path | str | None = None
-    """Where one target is written in place of its output; nothing else changes then."""
+    """Where one target is written instead of its output; nothing else changes then."""
     dtype: str | None = None
-    """The dtype of what goes to `out`; None: the target's."""
+    """The dtype for `out`; None: the target's."""
     lock_timeout: float | None = None
-    """Seconds for which another process is waited for that uses the store; None: as long as it takes."""
+    """Seconds to wait for another process that uses the store; None: without limit."""
     profile: bool = False
     """Whether the result says how many seconds each part of the build took."""
 
@@ -58,11 +58,11 @@ class BuildOptions:
 
     @property
     def is_plain(self) -> bool:
-        """Whether there is nothing to do where all is up to date, with no closer look."""
+        """Whether a build with these options has nothing to do if all targets are up to date."""
         return not (self.force or self.locked or self.out is not None) and self.device in ("auto", "cpu")
 
     def of_builder(self, link: str) -> BuilderOptions:
-        """Return what of it the builder has a use for. `link`: what the project says of second names."""
+        """Return the options that the builder needs. `link`: the project's option for second names."""
         from mergebuild.build.options import BuilderOptions
 
         return BuilderOptions(self.keep_going, self.threads, self.force, link, self.durable, device=self.device)

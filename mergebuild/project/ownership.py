@@ -1,8 +1,8 @@
-"""Whose a file is that the store says we made.
+"""Which target owns a file that, by the store's records, we made.
 
-Mergefiles are edited, so a path may be one target's today and another's tomorrow, or a source's. An owner is the target
-that makes the file's path now; and where what lies there is not its own last build, the target whose last build it is,
-by path and digest. Where none makes the path now the latter alone owns it.
+Mergefiles are edited, so a path may belong to one target today and to another one, or a source, tomorrow. The owner of
+a file is the target that makes its path now. If the file there is not that target's last build, the target whose last
+build it is (by path and digest) is an owner, too. If no target makes the path now, that one is the only owner.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Ownership"]
 class Ownership:
     """Finds the owners of files by the records of a store.
 
-    `outputs`: every path that some target makes now, and which does.
+    `outputs`: every path that some target makes now, with that target.
     """
 
     def __init__(self, store: DiskStore, outputs: Mapping[Path, str]) -> None:
@@ -36,19 +36,19 @@ class Ownership:
         """By project, whether it is another one that is there."""
 
     def knows(self, path: Path) -> bool:
-        """Whether anything was built at a path or in it, for all that is on record."""
+        """Whether anything was built at a path or below it, by the records."""
         return path in self.rows_below or path in self.built_at or bool(self.intended_at(path))
 
     def is_owned(self, row: ArtifactRow, names: Collection[str]) -> bool:
-        """Whether these targets own a file, and no other does."""
+        """Whether these targets, and no others, own a file."""
         owners = self.of(row)
         return bool(owners) and owners <= set(names)
 
     def of(self, row: ArtifactRow) -> set[str]:
-        """Return the targets whose file this is."""
+        """Return the targets that own a file."""
         built = {record.target for record in self.built_at.get(row.path, ()) if record.artifact == row.digest}
         maker = self.maker(row.path)
-        if maker is None or not row.project:  # what `-o` wrote is nobody's by its path alone
+        if maker is None or not row.project:  # `-o` wrote it: the path alone does not make it a target's
             folders = chain.from_iterable(self.built_at.get(folder, ()) for folder in row.path.parents)
             return built or {record.target for record in folders}
         if self._artifacts.get(maker) == row.digest:
@@ -56,7 +56,7 @@ class Ownership:
         return {maker} | (built & set(self._outputs.values()))
 
     def maker(self, path: Path) -> str | None:
-        """Return the target that makes a path now, perhaps as a file of its folder."""
+        """Return the target that makes a path now, perhaps as a file of its folder; None if none does."""
         found = next((self._outputs[each] for each in (path, *path.parents) if each in self._outputs), None)
         if found is None:
             real = real_path(path)
@@ -65,10 +65,10 @@ class Ownership:
         return found
 
     def is_elsewhere(self, row: ArtifactRow) -> bool:
-        """Whether a file is another project's: it wrote it, or has it as its own last build.
+        """Whether a file is another project's: that one wrote it, or it is its last build.
 
-        Two projects with one store may name one path. Of a project whose mergefile is not there nothing is known, and
-        it makes nothing: a mergefile that was renamed is such a one to itself.
+        Two projects with one store may name the same path. If a project's mergefile is gone, nothing is known about it,
+        and it makes nothing: for example, a project whose mergefile was renamed.
         """
         exact = self._built_elsewhere.get(row.path, ())
         return (
@@ -78,7 +78,7 @@ class Ownership:
         )
 
     def intended_at(self, path: Path) -> set[Path]:
-        """Return for which paths, an output's or in it, files were written of which nobody knows whether they came."""
+        """Return the paths, an output's or below it, of files that may have been published without their rows."""
         return {place for row in self._intended for place in _meant(row.path, path) if not is_gone(place)}
 
     def _is_other(self, project: str) -> bool:
@@ -89,7 +89,7 @@ class Ownership:
 
     @cached_property
     def rows_below(self) -> dict[Path, list[ArtifactRow]]:
-        """By path and by each folder above, the outputs of all projects."""
+        """By path and by each folder above it, the outputs of all projects."""
         found: dict[Path, list[ArtifactRow]] = {}
         for row in self._shelf.outputs(None):
             for place in (row.path, *row.path.parents):
@@ -98,12 +98,12 @@ class Ownership:
 
     @cached_property
     def records(self) -> list[Record]:
-        """What was built last."""
+        """The last build of each target."""
         return self._ledger.records()
 
     @cached_property
     def built_at(self) -> dict[Path, list[Record]]:
-        """By output, what was built there."""
+        """By output, the last builds there."""
         return _by_output(self.records)
 
     @cached_property
@@ -116,7 +116,7 @@ class Ownership:
 
     @cached_property
     def _artifacts(self) -> dict[str, bytes]:
-        """By target, what it was when it was built last."""
+        """By target, the artifact of its last build."""
         return {record.target: record.artifact for record in self.records}
 
     @cached_property
@@ -126,9 +126,9 @@ class Ownership:
 
 
 def _meant(temporary: Path, output: Path) -> Iterator[Path]:
-    """Yield for which path, an output's or in it, a file was written that has or had a temporary one."""
+    """Yield the path, an output's or below it, for which a temporary file was written."""
     real = real_path(output)
-    homes = {output.parent, output, real.parent, real}  # of a folder that can't be renamed it lies inside
+    homes = {output.parent, output, real.parent, real}  # the stage of a folder that can't be renamed is in it
     for each in (temporary, *temporary.parents):
         if each.parent in homes and (publishing.is_for(each.name, output) or publishing.is_for(each.name, real)):
             yield output / temporary.relative_to(each)

@@ -1,4 +1,4 @@
-"""A build with a profile: where its time went is part of its result, also of one that is refused."""
+"""A build with a profile: its result says where the time went, even if the build is refused."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["profiled"]
 
 
 def profiled(build: Callable[[], BuildResult]) -> BuildResult:
-    """Return what a build comes to, with the seconds that each part of it took.
+    """Return the result of a build, with the seconds that each part took.
 
     Raises:
-        MergeBuildError: as `build` does; its result has them, too.
+        MergeBuildError: as `build` does; its result has the seconds, too.
     """
     profile = Profile()
     try:

@@ -6,7 +6,7 @@
     result = project.build(["orange"])
 
 A `Project` holds the recipe. Each verb opens sources and store for itself and closes them again, unless a `with` keeps
-them open (`session.py`); what it then does is in a module of its kind: `looking.py`, `building.py`, `verify.py`,
+them open (`session.py`). What a verb does is in a module of its kind: `looking.py`, `building.py`, `verify.py`,
 `lock.py`, `clearing.py`.
 """
 
@@ -46,14 +46,17 @@ def load(
     variables: Mapping[str, object] | None = None,
     root: Path | str | None = None,
 ) -> Project:
-    """Read a mergefile; or take what would stand in one, its tables as Python values.
+    """Read a mergefile; or take its content as Python values.
 
-    `overrides` are what `--set` takes (`m=0.4`, `orange.alpha.IN04=0.4`); `variables` replace `[vars]`. `root` is the
-    folder that the paths in such values are relative to, and the project's; by default the current one.
+    Args:
+        path: The mergefile; or its tables, as Python values.
+        overrides: Edits as `--set` takes them (`m=0.4`, `orange.alpha.IN04=0.4`).
+        variables: Values that replace those in `[vars]`.
+        root: For Python values, the project's folder, which paths are relative to; None: the current one.
 
     Raises:
         RecipeError: the mergefile is wrong; all of its problems at once.
-        UsageError: an override names what is not there.
+        UsageError: an override names something that the mergefile does not have.
     """
     if isinstance(path, Mapping):
         return Project(recipe_of(path, Path(root or "."), overrides=overrides, variables=variables))
@@ -67,15 +70,16 @@ def load(
 class Project:
     """A mergefile that was read, and the verbs over it.
 
-    In a `with` it is a session: what a verb opened and found out is there for the next one. Each answers and does what
-    it would by itself, only sooner; files may change in between, and other processes use the store. The mergefile is
-    not read again. A session serves the thread that began it; verbs of others open what they need for themselves.
+    In a `with` it is a session: what one verb has opened and found out is kept for the next one. Each verb returns and
+    does the same as alone, only faster; files may change in between, and other processes may use the store. The
+    mergefile is not read again. A session is for the thread that began it; verbs called by other threads open what they
+    need for themselves.
     """
 
     def __init__(
         self, recipe: Recipe, stamp_of: Callable[[Sequence[str]], Stamp] | None = None, began: Moment | None = None
     ) -> None:
-        """`stamp_of` gives the stamp of targets; `began`: from before the recipe was read."""
+        """`stamp_of` returns the stamp for targets; `began`: a moment before the recipe was read."""
         self.recipe = recipe
         self._stamp_of = stamp_of
         self._began = began or Moment.now()
@@ -83,12 +87,12 @@ class Project:
         self._sessions = Sessions(recipe)
 
     def open(self) -> Self:
-        """Begin a session, as `with` does, which lasts until `close`: for a notebook, whose cells are no block."""
+        """Begin a session, as `with` does, until `close`: for a notebook, in which a block can't span cells."""
         self._sessions.keep()
         return self
 
     def close(self) -> None:
-        """End the session that was begun last; with the first one, what is open is closed."""
+        """End the session that was begun last; when the outermost one ends, sources and store are closed."""
         self._sessions.let_go()
 
     def __enter__(self) -> Self:
@@ -97,18 +101,18 @@ class Project:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # What there is, from the text alone
+    # Names, from the text alone
 
     def source_names(self) -> list[str]:
-        """Return the declared sources."""
+        """Return the names of the declared sources."""
         return list(self.recipe.sources)
 
     def target_names(self) -> list[str]:
-        """Return the declared targets, families by their members."""
+        """Return the names of the declared targets; for families, of their listed members."""
         return self.recipe.target_names()
 
     def default_targets(self) -> list[str]:
-        """Return what a bare build builds."""
+        """Return the names of the targets that a build without names makes."""
         return list(self.recipe.resolve(()))
 
     # Looking
@@ -123,12 +127,12 @@ class Project:
         tensors: int | None = 0,
         emit: Emit = silent,
     ) -> PlanResult:
-        """Say what a build of these targets (none: the default ones) would do, and why.
+        """Return what a build of these targets (none given: the default ones) would do, and why.
 
-        What a build would refuse (with `force`, `locked`, or without) is `blocked`, and `exit_code` is that of the
-        first such target. Sources of targets never built are not read, unless they are held to a lock:
-        `bytes_to_hash` says how much more would have to be. Whether there is such a device is not looked at. `tensors`:
-        of how many tensors of each target it is said what becomes of them (None: of all).
+        A target that a build would refuse (with `force` and `locked` as given) is `blocked`, and `exit_code` is that of
+        the first such target. Sources of targets that were never built are not read, unless `locked`: `bytes_to_hash`
+        says how much would have to be read in addition. It is not checked whether the device exists. `tensors`: for how
+        many tensors of each target the result says what is done (None: for all).
 
         Raises:
             RecipeError: with `locked`, there is no lock.
@@ -140,14 +144,14 @@ class Project:
         return self._sessions.run(verb, emit, device=device)
 
     def status(self, targets: Sequence[str] = (), *, emit: Emit = silent) -> StatusResult:
-        """Say of each target (none: every one with an output) how it stands, and which outputs nothing makes now."""
+        """Return the state of each target (none given: all with an output), and outputs that no target makes now."""
         names = self.recipe.resolve(targets) if targets else tuple(self.recipe.outputs().values())
         return self._sessions.run(partial(looking.status, names=names), emit)
 
     def why(self, target: str, *, tensor: str | None = None, emit: Emit = silent) -> WhyResult:
-        """Say what differs from a target's last build; of one that a build would refuse, why.
+        """Return the differences from a target's last build; for a target that a build would refuse, the reasons.
 
-        With the name of a `tensor`, also what it follows from and what it was built from. All sources are read then.
+        With the name of a `tensor`, also its key now and at the last build. All sources are read for this.
 
         Raises:
             UsageError: neither the target nor its last build has such a tensor.
@@ -168,15 +172,15 @@ class Project:
         emit: Emit = silent,
         **changes: Unpack[BuildWords],
     ) -> BuildResult:
-        """Make targets (none: the default ones) up to date.
+        """Make targets (none given: the default ones) up to date.
 
-        `options` says how; keywords with the names of its fields stand for it, or change it. A target that fails does
-        not raise: its result says so, and `exit_code` is the first one's. With `out` one target is written there, in
+        `options` says how; keywords with the names of its fields replace or change it. If a target fails, no error is
+        raised: its result says so, and `exit_code` is that of the first one. With `out` one target is written there, in
         `dtype`, and nothing else changes. With `profile` the result says where the time went.
 
         Raises:
-            MergeBuildError: what is known before any work, unless `keep_going`, with the `result`; no space; an
-                interrupt.
+            MergeBuildError: a problem known before any work, unless `keep_going` (the error has the `result`); a full
+                disk; an interrupt.
         """
         options = (options or BuildOptions()).changed(**changes)
         build = partial(self._build, tuple(targets), options, emit)
@@ -193,7 +197,7 @@ class Project:
         since, stamp = Moment.now(), self._stamp_of(targets) if self._stamp_of else None
 
         def keep(session: Session, plan: Plan, results: Sequence[TargetResult]) -> None:
-            with suppress(OSError):  # it is only a memory
+            with suppress(OSError):  # it only saves time
                 answer = known_answer(session, plan, names, results, since=since)
                 if answer is not None:
                     session.remember(targets, answer)
@@ -217,7 +221,7 @@ class Project:
     # Checking
 
     def verify(self, targets: Sequence[str] = (), *, rebuild: bool = False, emit: Emit = silent) -> VerifyResult:
-        """Hash artifacts and outputs again; with `rebuild`, build them again elsewhere and compare the bytes.
+        """Hash artifacts and outputs again; with `rebuild`, build them again in another folder and compare the bytes.
 
         Raises:
             TrustError: a rebuild would run code that the user does not trust.
@@ -228,18 +232,18 @@ class Project:
         return self._sessions.run(partial(verify, names=names, rebuild=rebuild), emit)
 
     def lock(self, *, check: bool = False, emit: Emit = silent) -> Path:
-        """Write `mergefile.lock` beside the mergefile: every source, every target, built or not; return its path.
+        """Write `mergefile.lock` beside the mergefile, with every source and target, built or not; return its path.
 
         With `check` nothing is written.
 
         Raises:
-            SourceError: a source is missing, or is not what its pin says.
+            SourceError: a source is missing, or differs from its pin.
             MergeBuildError: a target cannot be made as it is written.
-            ResultDiffersError: with `check`, it would be another file.
+            ResultDiffersError: with `check`, the file would be another.
         """
         return self._sessions.run(partial(locks.write_lock, check=check), emit)
 
-    # Room
+    # Freeing space
 
     def gc(
         self,
@@ -249,7 +253,10 @@ class Project:
         dry_run: bool = False,
         lock_timeout: float | None = None,
     ) -> CleanResult:
-        """Free what no target needs and the history exceeds. `max_size` in bytes, `older_than` in seconds."""
+        """Remove artifacts that no target needs, and what the history exceeds.
+
+        `max_size` in bytes, `older_than` in seconds.
+        """
         verb = partial(clearing.gc, max_size=max_size, older_than=older_than, dry_run=dry_run)
         return self._sessions.run(verb, silent, timeout=lock_timeout)
 
@@ -262,10 +269,10 @@ class Project:
         foreseen: CleanResult | None = None,
         lock_timeout: float | None = None,
     ) -> CleanResult:
-        """Remove outputs and artifacts that we made: of these targets, of orphans, or of all that the mergefile names.
+        """Remove outputs and artifacts that we made: of these targets, of orphans, or (none given) of all targets.
 
-        What stays unless it is asked for: orphans, members of families that were built by name alone, the history.
-        `foreseen`: what a dry run answered; what was made since then stays.
+        Orphans, members of families that were only built by name, and the history stay unless they are asked for.
+        `foreseen`: the result of a dry run; what was made after that stays.
         """
         names = set(self.recipe.resolve(targets) if targets else ())
         if not targets and not orphans:
@@ -276,5 +283,5 @@ class Project:
         return self._sessions.run(verb, silent, timeout=lock_timeout)
 
     def trust(self) -> Trusted:
-        """Let this project write into the folders outside it that its mergefile names now, and run its own methods."""
+        """Allow this project to write to outside folders that its mergefile names now, and to run its own methods."""
         return trust.grant(self.recipe.root, self._claims.written(), self.recipe.own_methods.values())

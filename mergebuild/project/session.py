@@ -1,12 +1,12 @@
 """What the verbs of a project work with: its sources, its store, and a planner over both.
 
-Each verb opens them for itself and closes them; or one `Session` serves verb after verb (`with project:`), as long as
-it is what one that is opened now would be. That is asked before each verb, of all at once: whether the files of every
-source, and the state of the store, are those that it was opened by. If not, it is closed, and another opened. So a
-verb in a session answers and does what it would by itself, whatever others did to files and store meanwhile.
+Each verb opens them for itself and closes them; or one `Session` is used for several verbs (`with project:`), as long
+as opening a new one would give the same. This is checked before each verb, for everything: whether the files of all
+sources, and the store's database, are those that were opened. If not, the session is closed and another one opened. So
+a verb in a session returns and does the same as alone, whatever other processes did to files and store meanwhile.
 
-The state of a store may be damaged: a verb that meets that begins again, and what is damaged twice is begun afresh.
-Verbs that only look leave no trace on disk, and take no lock. No lock outlives a verb.
+The store's database may be damaged: a verb that finds this is begun again, and if it finds it twice, a new database is
+made. Verbs that only read write nothing to disk and take no lock. No lock is held longer than a verb.
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ __all__ = ["Session", "Sessions", "device_class"]
 Answer = TypeVar("Answer")
 
 _MOST_ANSWERS = 200
-"""Remembered at a time: words are used once and never again."""
+"""The most answers to remember: most combinations of targets are asked for only once."""
 
 
 class Opening(NamedTuple):
-    """What a session was opened by: with another one it would be another."""
+    """What a session depends on: with other values another session is needed."""
 
     root: Path
-    """Where the store is."""
+    """The store's folder."""
     durable: bool
 
 
 class Session:
-    """Sources and store of one recipe, for one verb after another; `begin` says which verb it is.
+    """Sources and store of one recipe, for one verb after another; `begin` begins a verb.
 
-    What was found out of sources and forms is kept from verb to verb. What is at the places of outputs, and what a lock
-    or a person's trust says, is asked anew by each.
+    What was found out about sources and forms is kept from verb to verb. What is at outputs, and what a lock or the
+    user's trust says, is read again by each.
     """
 
     planner: Planner
@@ -81,40 +81,41 @@ class Session:
         self.freshness = Freshness(recipe, self.sources, self.store.shelf, ledger)
         self._folding = Folding(recipe, self.sources)
         self._answers: dict[tuple[str, ...], tuple[KnownAnswer, tuple[int, int]]] = {}
-        """By the targets asked for: that there is nothing to do, and the version of the store that this is of."""
+        """By the targets asked for: the answer that there is nothing to do, and the version of the store for which it
+        holds."""
         self.is_sound = True
-        """Whether nothing was wrong so far with what it was asked for: else no other verb is to go on with it."""
+        """Whether all went well so far; if not, no other verb uses this session."""
 
     def begin(self, emit: Emit, *, device: str = "auto", timeout: float | None = None) -> None:
-        """Begin a verb. `emit` is told what happens; a lock is waited for `timeout` seconds."""
+        """Begin a verb. `emit` is told what happens; a lock is waited for at most `timeout` seconds."""
         self.emit = emit
         self.device = device_class(device)
-        """The class of devices that makes what is not the same on all of them."""
+        """The class of devices, for results that differ between classes."""
         self._timeout = timeout
         self.store.look_again(patience=timeout)
         self.sources.begin(emit)
         self.plan_anew()
 
     def holds(self, opening: Opening) -> bool:
-        """Whether one that is opened now would find what this one found."""
+        """Whether a session opened now would find the same as this one."""
         return self._opening == opening and self.store.is_current() and self.sources.are_unchanged()
 
     def remember(self, targets: tuple[str, ...], answer: KnownAnswer) -> None:
-        """Remember that there is nothing to do for targets, until anything changes."""
+        """Remember that there is nothing to do for targets, until something changes."""
         if len(self._answers) >= _MOST_ANSWERS:
             self._answers.clear()
         self._answers[targets] = answer, self.store.version()
 
     def nothing_to_do(self, targets: tuple[str, ...]) -> KnownAnswer | None:
-        """Return that there is nothing to do for targets, if that is remembered, and nothing changed since.
+        """Return the answer that there is nothing to do for targets, if it is remembered and nothing has changed since.
 
-        Sources are what they were in a session that holds. Whatever anybody wrote into the store makes it look again:
-        also that a file was found to be damaged, which no stat data show.
+        In a session that `holds`, sources are unchanged. Any write to the store makes the answer invalid: it may be
+        that a file was found to be damaged, which stat data don't show.
         """
         answer, version = self._answers.get(targets, (None, None))
         try:
             return answer if answer is not None and version == self.store.version() and answer.holds() else None
-        except OSError:  # something is not there
+        except OSError:  # a file is missing
             return None
 
     def close(self) -> None:
@@ -122,7 +123,7 @@ class Session:
         self.store.close()
 
     def plan_anew(self) -> Planner:
-        """Return a planner that knows of nothing planned before."""
+        """Return a planner that has planned nothing yet."""
         self.sources.look_again()
         self.planner = Planner(
             self.recipe,
@@ -135,14 +136,14 @@ class Session:
         return self.planner
 
     def plan(self, names: Sequence[str], *, hash_all: bool = False, look_closely: bool = False) -> Plan:
-        """Plan targets, but for those that are seen at once to be up to date."""
+        """Plan targets; those that are known at once to be up to date are left out (unless `look_closely`)."""
         fresh = {} if look_closely else self.fresh(names)
         plan = self.planner.plan([name for name in names if name not in fresh], hash_all=hash_all)
         self.is_sound = self.is_sound and not plan.errors
         return replace(plan, asked=tuple(names), fresh={name: result for name, (result, _) in fresh.items()})
 
     def fresh(self, names: Sequence[str]) -> dict[str, tuple[TargetResult, ArtifactRow]]:
-        """Return those of some targets that are seen at once to be up to date: what is said of each, and its output."""
+        """Return which targets are known at once to be up to date, with their results and their outputs' rows."""
         return {
             name: (self._up_to_date(record, row), row)
             for name, (record, row) in self.freshness.fresh(list(filter(self.claims.is_sound, names))).items()
@@ -159,21 +160,21 @@ class Session:
         )
 
     def gated(self, plan: Plan, *, force: bool = False, holds: Iterable[Hold] = ()) -> Plan:
-        """Return a plan without what a build would refuse. `holds`: what else targets are held to."""
+        """Return a plan without what a build would refuse. `holds`: further conditions for targets."""
         gate = Gate(self.recipe, self.store.shelf, written=self.claims.written, force=force, holds=holds)
         return gate.ask(plan, self.planner)
 
     @contextmanager
     def changing(self, outputs: Mapping[Path, str]) -> Iterator[None]:
-        """Hold the store's lock, with what killed processes left at these outputs removed; if there is a store.
+        """Hold the store's lock, and remove what killed processes left at these outputs; nothing if there is no store.
 
-        `outputs`: by path, the target that makes it; of what `-o` makes, none.
+        `outputs`: by path, the target that makes it; empty for what `-o` makes.
         """
         if not self.store.root.is_dir():
             yield
             return
         with self.locked():
-            root = self.recipe.root  # where is no trust nothing was written, and nothing is removed
+            root = self.recipe.root  # nothing was written to folders that it isn't trusted with: nothing is removed
             written = {path: path if registry.is_folder(path) else path.parent for path in outputs}
             allowed = {folder for folder in set(written.values()) if trust.may_write(root, folder / "any")}
             paths = [path for path, folder in written.items() if folder in allowed]
@@ -191,10 +192,11 @@ class Session:
 
 
 class Sessions:
-    """Opens sessions over one recipe, one for each verb; between `keep` and `let_go` one for many, while it holds.
+    """Opens sessions over one recipe: one for each verb, or one for several between `keep` and `let_go`.
 
-    The one that is kept belongs to the thread that asked for it. A verb takes it, and gives it back when all went well:
-    so a verb that is called meanwhile, from a callback, has one of its own, and what a failure left is never used.
+    A kept session belongs to the thread that called `keep`. A verb takes it, and gives it back if all went well. So a
+    verb called meanwhile, from a callback, gets one of its own, and a session in which something failed is never used
+    again.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -202,11 +204,11 @@ class Sessions:
         self._claims = Claims(recipe)
         self._kept: Session | None = None
         self._keeper: tuple[int, int] | None = None
-        """The process and the thread that one is kept for."""
+        """The process and the thread that a session is kept for."""
         self._times = 0
-        """How often that thread asked to keep one."""
+        """How often that thread called `keep`."""
         self._state_seen = 0
-        """Which file the state was when it was opened last."""
+        """The inode of the database file when it was opened last."""
 
     def keep(self) -> None:
         """Keep a session open from now on, for verbs of this thread."""
@@ -215,7 +217,7 @@ class Sessions:
         self._times += 1
 
     def let_go(self) -> None:
-        """Undo one `keep`, if there was one; with the first of them undone, the session is closed."""
+        """Undo one `keep`, if there was one; when all are undone, the session is closed."""
         self._times = max(0, self._times - 1)
         if self._times == 0:
             kept, self._kept = self._kept, None
@@ -230,7 +232,7 @@ class Sessions:
         """Give a session for one verb.
 
         Raises:
-            TrustError: the project names a store outside it, and the user did not say that it may.
+            TrustError: the project names a store outside of its folder, and the user did not allow that.
         """
         root = self._claims.store
         if not os.environ.get("MERGEBUILD_STORE"):
@@ -250,7 +252,10 @@ class Sessions:
                 session.close()
 
     def _taken(self, opening: Opening) -> Session | None:
-        """Return the session that is kept, if it is as one that is opened now would be; it is kept no more."""
+        """Return the kept session, which is no longer kept then.
+
+        None if a session opened now would find something else.
+        """
         if self._kept is None or self._keeper != _thread():
             return None
         kept, self._kept = self._kept, None
@@ -268,9 +273,9 @@ class Sessions:
         device: str = "auto",
         timeout: float | None = None,
     ) -> Answer:
-        """Return what a verb answers in a session, having it begin again where the store's state can't be read.
+        """Return a verb's answer in a session; if the store's database can't be read, the verb is begun again.
 
-        It may have been a read that failed once; what is damaged, or fails again, is begun afresh.
+        A read may have failed just once; if the database is damaged, or reading fails again, a new one is made.
         """
 
         def once() -> Answer:
@@ -292,7 +297,7 @@ class Sessions:
             ) from error
 
     def _begin_afresh(self, emit: Emit, *, look_again: bool) -> None:
-        """Put a damaged state aside, unless another process was quicker."""
+        """Put a damaged database aside, unless another process has done so."""
         root = self._claims.store
         with locked(root, timeout=None, what=_command(), emit=emit):
             path = root / STATE
@@ -300,7 +305,7 @@ class Sessions:
                 return
             done = begin_afresh(path, look_again=look_again)
             if done is not None:
-                forget_stamps(root)  # or no build would find out anew whose the outputs are
+                forget_stamps(root)  # so that the next build records the outputs again
                 aside, rows = done
                 emit(
                     Notice(
@@ -311,7 +316,7 @@ class Sessions:
 
 
 def device_class(device: str) -> str:
-    """Return the class of devices that makes what is not the same on all: `auto` leaves that to the processor."""
+    """Return the class of a device, for results that differ between classes; `auto` means that of the processor."""
     return "cpu" if device in ("auto", "cpu") else "cuda"
 
 

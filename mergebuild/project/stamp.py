@@ -1,18 +1,18 @@
-"""See that there is nothing to do from stat data alone, before a mergefile is even parsed.
+"""Finds out that there is nothing to do from stat data alone, before a mergefile is even parsed.
 
-After a build that left every target asked for up to date, a stamp keeps what this followed from: the text of the
-recipe's files, the words of the command, and the stat data of all sources and outputs, of the folders that these lie in
-(where a killed build may have left something), and the epochs of their disks. If all of it holds again, the answer is
-the same. A stamp is only a memory: without it, or when anything in it differs, the long way is taken.
+After a build that left all targets asked for up to date, a stamp records what this follows from: the text of the
+recipe's files, the words of the command, the stat data of all sources and outputs and of the folders that they are in
+(where a killed build may have left something), and the epochs of their disks. If all of this is the same again, so is
+the answer. A stamp only saves time: without one, or if anything differs, the build goes the long way.
 
-What is looked at when the stamp is written must be what the answer followed from, some time before. So none is kept
-when a file may have changed since the command began, by its times; when it was dated in that time by a clock that was
-set meanwhile; or when a source is not the one that was opened, which needs no clock to tell.
+What is recorded when the stamp is written must be what the answer followed from, some time before. So no stamp is
+written if a file may have changed since the command began, by its times; if it got its time from a clock that was set
+meanwhile; or if a source is not the one that was opened, which needs no clock to find out.
 
-What the build itself put at its place did change, and is stamped all the same while it is as it was recorded then: it
-has a time of its own (`filestate.date`), so whatever befell it since shows, in the same tick too. The folders that it
-went into get such a time here, and are then looked through. Where times are too coarse for that, the next build that
-finds nothing to do keeps a stamp.
+The outputs that the build itself published have changed, of course. They are recorded all the same if their stat data
+are those of when they were published: each has a time of its own (`filestate.date`), so any later change shows, even in
+the same tick of the clock. Their folders get such times here, and are then searched for what killed builds left. If a
+file system's times are too coarse for this, the next build with nothing to do writes the stamp.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ if TYPE_CHECKING:
 __all__ = ["KnownAnswer", "Stamp", "forget_stamps"]
 
 _MOST = 200
-"""Stamps kept in a store."""
+"""The most stamps in a store."""
 _STATE = "state.sqlite3"
-"""As `store` has it, which takes a while to import."""
+"""As in `store`, which takes a while to import."""
 
 
 class KnownAnswer(NamedTuple):
-    """That there is nothing to do, and what this follows from; plain lists, as JSON gives them."""
+    """The answer that there is nothing to do, and what it follows from; plain lists, as in JSON."""
 
     files: Sequence[Sequence[Any]]
-    """Of each file and folder its path, and what `stat` says of it."""
+    """For each file and folder, its path and its stat data."""
     epochs: Sequence[Sequence[Any]]
-    """Of each device its number, and its epoch."""
+    """For each device, its number and its epoch."""
     targets: Sequence[Sequence[Any]]
-    """Of each target its name, output, artifact, number of tensors, and notices."""
+    """For each target, its name, output, artifact, number of tensors, and notices."""
 
     @classmethod
     def of(
@@ -64,25 +64,28 @@ class KnownAnswer(NamedTuple):
         placed: Mapping[Path, Identity],
         holds: Callable[[], bool],
     ) -> Self | None:
-        """Return the answer of a build whose targets are all up to date now; None if that is not sure to be so still.
+        """Return the answer of a build whose targets are all up to date now.
+
+        None if it is not certain that they still are.
 
         Args:
-            files: every source and output that the answer follows from.
-            folders: those that outputs lie in.
-            targets: the answer.
-            since: from before any of the files was read.
-            placed: the outputs that this build put at their places, as each was recorded then.
-            holds: asked once all were looked at: whether the sources are those that the answer follows from, and
-                nothing is left in the folders by a build that was killed.
+            files: Every source and output that the answer follows from.
+            folders: Those that outputs are in.
+            targets: The answer.
+            since: A moment before any of the files was read.
+            placed: The outputs that this build published, with their stat data recorded then.
+            holds: Called after the stat data were read: whether the sources are those that the answer follows from, and
+                no killed build left
+                anything in the folders.
         """
         own_times = {str(path): state for path, state in placed.items()}
-        if placed:  # the folders changed too
+        if placed:  # their folders have changed, too
             own_times |= _dated(map(str, folders), since)
         states = {path: _state_of(path) for path in (*map(str, files), *map(str, folders))}
         until = Moment.now()
 
         def is_sure(path: str, state: Identity) -> bool:
-            """Whether a file is what the answer follows from, and every later change of it shows."""
+            """Whether a file is the one that the answer follows from, and every later change of it shows."""
             return not is_racy(state, since, until) or (own_times.get(path) == state and has_fine_times(state))
 
         if not all(is_sure(path, Identity(*state)) for path, state in states.items()) or not holds():
@@ -94,17 +97,17 @@ class KnownAnswer(NamedTuple):
         )
 
     def holds(self) -> bool:
-        """Whether all of what it follows from is as it was.
+        """Whether everything that it follows from is unchanged.
 
         Raises:
-            OSError: something of it is not there.
+            OSError: a file or folder is missing.
         """
         return all(_state_of(path) == state for path, *state in self.files) and all(
             epoch(device) == known for device, known in self.epochs
         )
 
     def result(self, began: float) -> BuildResult:
-        """Return it as the result of a build that began then."""
+        """Return it as the result of a build that began at this time."""
         targets = tuple(
             TargetResult(name, Verdict.UP_TO_DATE, output, artifact, tensors_reused=tensors, notices=tuple(notices))
             for name, output, artifact, tensors, notices in self.targets
@@ -113,9 +116,9 @@ class KnownAnswer(NamedTuple):
 
 
 class Stamp:
-    """The stamp of one build command: a mergefile, what `--set` and `--vars` say, and the targets asked for.
+    """The stamp of one build command: for a mergefile, the values of `--set` and `--vars`, and the targets asked for.
 
-    Paths are strings here: a build with nothing to do has no other use for `pathlib`, which takes a while to import.
+    Paths are strings here: a build with nothing to do needs no `pathlib`, which takes a while to import.
     """
 
     def __init__(
@@ -129,7 +132,7 @@ class Stamp:
         given = os.environ.get("MERGEBUILD_STORE")
         store = os.path.expanduser(given) if given else os.path.join(os.path.dirname(where), ".mergebuild")
         self.store = os.path.abspath(store)
-        """The store that a stamp is looked for in; what `[project] store` names is only known from the text."""
+        """The store in which a stamp is looked for; `[project] store` is only known from the mergefile's text."""
         key = xxhash.xxh3_128()
         facts = (f"{__version__} {REVISION}", where, repr(sorted((variables or {}).items())))
         for word in (*facts, str(len(overrides)), *overrides, *targets):
@@ -137,7 +140,7 @@ class Stamp:
         self._path = os.path.join(self.store, "stamps", key.hexdigest())
 
     def answer(self) -> BuildResult | None:
-        """Return the result of a build that has nothing to do; None when that is not certain."""
+        """Return the result of a build with nothing to do; None if that is not certain."""
         with span("stamp"):
             return self._answer()
 
@@ -145,7 +148,7 @@ class Stamp:
         began = time.perf_counter()
         try:
             kept = json.loads(_read(self._path))
-            os.stat(os.path.join(self.store, _STATE))  # without records whose outputs these are, a build finds out anew
+            os.stat(os.path.join(self.store, _STATE))  # without the database, a build must record the outputs again
             if any(_text_of(path) != text for path, text in kept["texts"]):
                 return None
             answer = KnownAnswer(kept["files"], kept["epochs"], kept["targets"])
@@ -154,9 +157,9 @@ class Stamp:
             return None
 
     def write(self, texts: Iterable[Path], answer: KnownAnswer, *, read: Moment) -> None:
-        """Keep an answer, if the recipe's files are what it follows from; else whatever was kept is forgotten.
+        """Record an answer, if it follows from the present text of the recipe's files; else remove the stamp.
 
-        `read`: from before these were read.
+        `read`: a moment before these were read.
         """
         words = {path: _text_of(path) for path in map(str, texts)}
         states = [Identity(*_state_of(path)) for path in words]
@@ -174,13 +177,13 @@ class Stamp:
         _forget_old(os.path.dirname(self._path))
 
     def forget(self) -> None:
-        """Have the answer found out anew."""
+        """Remove the stamp."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
 
 
 def _dated(folders: Iterable[str], since: Moment) -> dict[str, Identity]:
-    """Give the folders that may have changed since then times of their own, and return the states that these have."""
+    """Give folders that may have changed since then times of their own; return the stat data of these."""
     found = {}
     for folder in folders:
         if is_racy(Identity(*_state_of(folder)), since, Moment.now()):
@@ -190,16 +193,14 @@ def _dated(folders: Iterable[str], since: Moment) -> dict[str, Identity]:
 
 
 def forget_stamps(store: Path) -> None:
-    """Have every answer found out anew: something that no stat data show was found in this store."""
-    for path in (store / "stamps").glob("?" * 32):  # as stamps are called, and nothing else that may be there
+    """Remove all stamps of a store, because something was found there that stat data don't show."""
+    for path in (store / "stamps").glob("?" * 32):  # only names that stamps have
         path.unlink(missing_ok=True)
 
 
 def _forget_old(folder: str) -> None:
-    """Remove the oldest of too many stamps: words are used once and never again."""
-    paths = [
-        entry.path for entry in os.scandir(folder) if len(entry.name) == 32
-    ]  # what is called otherwise is not ours
+    """Remove the oldest stamps if there are too many: most commands are used only once."""
+    paths = [entry.path for entry in os.scandir(folder) if len(entry.name) == 32]  # other names are not ours
     if len(paths) > _MOST:
         for path in sorted(paths, key=os.path.getmtime)[:-_MOST]:
             os.unlink(path)
@@ -210,7 +211,7 @@ def _text_of(path: str) -> str:
 
 
 def _read(path: str) -> bytes:
-    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait
         raise OSError("it is no file")
     with open(path, "rb") as file:
         return file.read()

@@ -1,6 +1,7 @@
-"""What a stamp is written of: the files that the answer "nothing to do" follows from, where stat data say enough.
+"""What a stamp is made of: the files that the answer "nothing to do" follows from, if stat data are enough.
 
-After a build that made something, that is the answer to the next one, as this would find it out: by the records.
+After a build that made something, this is the answer to the next build, which is worked out as that one would: by the
+records.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ __all__ = ["known_answer", "may_be_stamped"]
 def known_answer(
     session: Session, plan: Plan, names: Sequence[str], results: Sequence[TargetResult], *, since: Moment
 ) -> KnownAnswer | None:
-    """Return what "nothing to do" follows from, now that all is up to date; None where that is not stat data alone.
+    """Return the answer "nothing to do" now that all is up to date; None if it depends on more than stat data.
 
-    `since`: from before the session was asked for. `results`: of the build.
+    `since`: a moment before the session was opened. `results`: of the build.
     """
     recipe = session.recipe
     outputs = [recipe.target(name).output_path for name in names]
@@ -51,7 +52,7 @@ def known_answer(
     files = [*watched, *(path for path in outputs if path and path not in folders)]
     files += [file.path for made in planned if made.is_folder for file in made.files if file.path]
     around = {path.parent for path in files if path not in watched}
-    around |= {Path(os.path.realpath(folder)).parent for folder in folders if folder}  # where stages lie
+    around |= {Path(os.path.realpath(folder)).parent for folder in folders if folder}  # stages are in these
 
     def holds() -> bool:
         return not any(left_over(*placed)) and not session.sources.changed(needed)
@@ -60,10 +61,10 @@ def known_answer(
 
 
 def may_be_stamped(session: Session, stamp: Stamp, names: Sequence[str]) -> bool:
-    """Whether what a later process would see by itself is all that an answer follows from.
+    """Whether an answer follows only from what a later process finds by itself.
 
-    Not where the store is elsewhere by the mergefile's word; nor where a source was found through MERGEBUILD_MODELS,
-    for a file may appear where the recipe says it is.
+    Not if the mergefile names another store; nor if a source was found through `MERGEBUILD_MODELS`, since a file may
+    appear at the path that the recipe names.
     """
     store = os.path.abspath(session.claims.store)  # noqa: PTH100 -- as a stamp has it
     recipe = session.recipe
@@ -73,7 +74,7 @@ def may_be_stamped(session: Session, stamp: Stamp, names: Sequence[str]) -> bool
 
 
 def _sources_below(recipe: Recipe, names: Sequence[str]) -> list[str]:
-    """Return the sources of targets and of all that they need."""
+    """Return the sources of targets and of all targets that they need."""
     refs = {each.ref for name in names for below in recipe.below(name) for each in recipe.target(below).reads}
     return sorted(refs & recipe.sources.keys())
 

@@ -1,16 +1,16 @@
-"""Take away what we made: outputs, what the store keeps, and what no target makes any more.
+"""Removes what we made: outputs, artifacts in the store, and outputs that no target makes any more.
 
-Only files whose bytes are known to be ours go; never a source, never what was changed by hand. And only what was asked
-for: of targets that are named, or of orphans, or of what no target needs. What goes is known before anything does, so
-that it can be shown.
+Only files whose bytes are known to be ours are removed; never a source, never a file changed by hand. And only what was
+asked for: outputs of targets that are named, orphans, or what no target needs. All of it is known before anything is
+removed, so that it can be shown.
 
-A file goes with the targets that own it (`ownership`), and only if all of them are asked for. A former output, at a
-path that no target makes now, is an orphan as well: it goes when its target is named or orphans are asked for, not with
-all targets.
+A file is removed with the targets that own it (`ownership`), and only if all of them are asked for. A former output, at
+a path that no target makes now, is an orphan as well: it is removed if its target is named or orphans are asked for,
+but not with all targets.
 
-**What is spared.** Nothing goes that is a source, lies in one or holds one, for whatever reason it would. A source that
-is missing may be anywhere (its folder may be one of `MERGEBUILD_MODELS`, which is not set now): what is called as it is
-called counts as it, and no orphan goes while there is such a source.
+**What is spared.** A file is never removed if it is a source, is inside one or contains one. A source that is missing
+may be anywhere (its folder may be in a `MERGEBUILD_MODELS` that is not set now): files with its name count as it, and
+no orphan is removed while a source is missing.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from mergebuild.system.filestate import is_gone
 __all__ = ["Sweeper"]
 
 _PATIENCE = 30 * 24 * 3600.0
-"""Seconds for which a project whose mergefile is gone is still a root: its disk may only be unplugged."""
+"""Seconds for which records of a project without a mergefile still count: its disk may only be detached."""
 
 
 class Sweeper:
     """Sweeps the store and the outputs of a project.
 
-    `outputs`: every path that some target makes now, and which does. `sources`: where its sources lie. `may_remove`:
-    whether the project may remove an output from where the store says that it is; a store that came with a stranger's
-    files may say anything.
+    `outputs`: every path that some target makes now, with that target. `sources`: where its sources are. `may_remove`:
+    whether the project may remove an output from a path that the store names; a store that came with an untrusted
+    project may name any path.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Sweeper:
         self._owning = Ownership(store, outputs)
 
     def orphans(self) -> list[ArtifactRow]:
-        """Return outputs of this project that no target makes now, and that are still ours."""
+        """Return outputs of this project that no target makes now, and that are still as we wrote them."""
         made = {str(path) for path in self._outputs}
         return [
             row
@@ -92,9 +92,9 @@ class Sweeper:
     ) -> CleanResult:
         """Remove the outputs and kept artifacts of these targets, and orphans if they are asked for.
 
-        `former`: also the outputs that they had when they were built last, where no target makes these now. `foreseen`:
-        what a dry run said, if no more than that is to go. The history stays: it is what builds superseded, and
-        `collect` has it in hand.
+        `former`: also the outputs of their last builds, if no target makes these paths now. `foreseen`: the result of a
+        dry run, if no more than that may be removed. The history stays: it is what builds superseded, and `collect`
+        takes care of it.
         """
         before = self._size()
         places = {path for path, name in self._outputs.items() if name in names}
@@ -106,7 +106,7 @@ class Sweeper:
         emptied = places
         if orphans:
             rows = self._orphans_to_go()
-            emptied = emptied | {row.path.parent for row in rows}  # they may have been outputs
+            emptied = emptied | {row.path.parent for row in rows}  # these folders may have been outputs
             self._going += rows
         self._going = list({row.id: row for row in self._going}.values())
         emptied = emptied | {row.path.parent for row in self._going if not emptied.isdisjoint(row.path.parents)}
@@ -128,10 +128,10 @@ class Sweeper:
     def collect(
         self, needing: Collection[str], max_size: int | None, older_than: float | None, *, dry_run: bool
     ) -> CleanResult:
-        """Free the store of what no record of these targets needs, then of history beyond budget, age or size.
+        """Remove artifacts in the store that no record of these targets needs, then history beyond budget, age or size.
 
-        Every project that ever built into the store is a root, by its records. Those of a project whose mergefile is
-        gone count for `older_than` more seconds (None: 30 days) after its last build.
+        Every project that ever built into the store counts, by its records. Records of a project whose mergefile is
+        gone count for `older_than` seconds (None: 30 days) after its last build.
         """
         before = self._size()
         gone = self._gone(_PATIENCE if older_than is None else older_than)
@@ -162,11 +162,14 @@ class Sweeper:
             self._ledger.forget_project(project)
         for row in self._shelf.rows():
             if is_gone(row.path) and (row.kind != "output" or row.path.parent.is_dir()):
-                self._publisher.forget(row)  # but what may lie on a disk that is not plugged in
+                self._publisher.forget(row)  # not outputs whose folder is gone: their disk may be detached
         return self._result(before)
 
     def _gone(self, patience: float) -> list[str]:
-        """Return the projects that are no roots any more; say of the others whose mergefile is not there."""
+        """Return the projects whose records no longer count.
+
+        List others whose mergefile is missing as a reason to keep files.
+        """
         gone = []
         for project, built in self._ledger.projects().items():
             mergefile = self._store_root / project
@@ -188,7 +191,7 @@ class Sweeper:
         return self.orphans()
 
     def _take(self, path: Path, names: Collection[str]) -> None:
-        """Take what these targets own of what was built at an output's path, now or formerly; say of what stays."""
+        """Take what these targets own of what was built at an output's path, now or formerly; list what is kept."""
         if not self._owning.knows(path) or is_gone(path):
             return
         if not self._may_remove(path / "any" if path.is_dir() else path):
@@ -198,9 +201,9 @@ class Sweeper:
             self._take_row(row, names, is_all=row.path == path)
 
     def _rows_at(self, path: Path) -> list[ArtifactRow]:
-        """Return what the records say was built at a path, or in it where it is a folder.
+        """Return what was built at a path, or below it if it is a folder, by the records.
 
-        A build that was killed may have put a file there and not have written it down: then its bytes say so.
+        A build that was killed may have published a file without recording it: then its bytes tell.
         """
         below = self._owning.rows_below.get(path, ())
         rows = [row for row in below if not _is_in_writing(row.path) and not is_gone(row.path)]
@@ -216,7 +219,10 @@ class Sweeper:
         return rows
 
     def _take_row(self, row: ArtifactRow, names: Collection[str], *, is_all: bool) -> None:
-        """Take a file that these targets own, and no other. `is_all`: it is the output, and not a file of a folder."""
+        """Take a file that these targets, and no others, own.
+
+        `is_all`: it is the output, and not a file of a folder.
+        """
         if self._sources.touch(row.path):
             self._keep(row.path, "a source now")
         elif self._owning.maker(row.path) is None and self._sources.may_touch(row.path):
@@ -244,7 +250,7 @@ class Sweeper:
         return f"what {owners} made" if owners else "not what was built last"
 
     def _hold_to(self, foreseen: CleanResult) -> None:
-        """Let stay what a dry run did not name."""
+        """Keep everything that a dry run did not name."""
         stay = [row for row in self._going if _mark(row) not in foreseen.files]
         self._going = [row for row in self._going if row not in stay]
         for row in stay:
@@ -261,12 +267,12 @@ class Sweeper:
         return output not in going and self._owning.maker(output) in (None, record.target)
 
     def _copies(self, cleaned: Sequence[Record]) -> list[ArtifactRow]:
-        """Return what the store itself holds of what goes, but for what some other output or target is as well."""
+        """Return the store's copies of what is removed, except those that another output or target is equal to."""
         going = {row.id for row in self._going}
         gone = {record.target for record in cleaned}
         kept = [record for record in self._ledger.records() if record.output is None and record.target not in gone]
         wanted = {record.artifact for record in kept}
-        wanted |= self._ledger.wanted(besides=[self._project])  # none builds meanwhile: we have the lock
+        wanted |= self._ledger.wanted(besides=[self._project])  # no process builds meanwhile: we hold the lock
         found: list[ArtifactRow] = []
         digests = [row.digest for row in self._going] + [record.artifact for record in cleaned if not record.output]
         for digest in dict.fromkeys(digests):
@@ -280,7 +286,7 @@ class Sweeper:
         self._freed += self._publisher.remove(row)
 
     def _beyond(self, rows: Sequence[ArtifactRow], budget: int, going: Sequence[ArtifactRow]) -> list[ArtifactRow]:
-        """Return the rows, newest first, that no longer fit into a budget."""
+        """Return the rows, of those sorted from the newest on, that do not fit into a budget."""
         found = []
         for row in rows:
             if row in going:
@@ -291,10 +297,10 @@ class Sweeper:
         return found
 
     def _strangers(self) -> list[tuple[Path, int]]:
-        """Return the store's own files that no row knows, the quarantine's among them, and their sizes.
+        """Return the store's own files without a row, such as those in the quarantine, with their sizes.
 
-        A file of another project that lost its row would be made again; what a build is writing now can't be here, for
-        the caller holds the lock. What is not called as the store calls its files is somebody else's.
+        A file of another project that lost its row would be made again. No build can be writing one now, as the caller
+        holds the lock. Files with other names than the store gives are not the store's.
         """
         known = {row.path for row in self._shelf.rows()}
         found = [path for path in own_files(self._store_root, STATE) if path not in known and not path.is_dir()]
@@ -305,7 +311,7 @@ class Sweeper:
         return rows + sum(size for _, size in self._strangers())
 
     def _foreseen(self, before: int, strangers: Sequence[tuple[Path, int]] = ()) -> CleanResult:
-        """Return what it comes to if what goes now, and these files of nobody, are removed."""
+        """Return the result if what was taken, and these files without a row, were removed."""
         removed = [self._shown(row.path) for row in self._going] + [self._shown(path) for path, _ in strangers]
         freed = _freed_by(self._going) + sum(size for _, size in strangers)
         after = before - sum(map(_size, self._going)) - sum(size for _, size in strangers)
@@ -323,18 +329,18 @@ class Sweeper:
 
 
 def _is_in_writing(path: Path) -> bool:
-    """Whether a path lies in a hidden folder, or is a hidden file, that a build has for the time of its work."""
+    """Whether a path is a temporary file of a build, or inside a temporary folder."""
     return any(map(publishing.is_temporary, path.parts))
 
 
 def _mark(row: ArtifactRow) -> tuple[int, str]:
-    """Return what tells a file from any other that is there before or after it: no number is given twice."""
+    """Return a mark of a file that no other file ever has: row numbers are never used twice."""
     return row.id, str(row.path)
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:
     for each in sorted(set(folders), reverse=True):  # the deepest first
-        with suppress(OSError):  # something of somebody else is in it
+        with suppress(OSError):  # it isn't empty: it has files that are not ours
             each.rmdir()
 
 
@@ -343,7 +349,7 @@ def _size(row: ArtifactRow) -> int:
 
 
 def _freed_by(rows: Iterable[ArtifactRow]) -> int:
-    """Return the bytes that the removal of files frees: of those that lose their last name."""
+    """Return the bytes that removing files frees: the sizes of those that lose their last name."""
     names: Counter[tuple[int, int]] = Counter()
     freed = 0
     for row in rows:

@@ -16,19 +16,19 @@ __all__ = ["tensor_why"]
 
 
 def tensor_why(description: Description, origins: Origins, ledger: Ledger, tensor: str) -> TensorWhy:
-    """Say what a tensor of a target follows from, and what it was built from as far as that is on record.
+    """Return what a tensor of a target follows from, and what it was built from if that is recorded.
 
-    `description`: the target, its sources hashed; `tensor`: by its canonical name, or as the target's files call it.
+    `description`: of the target, with hashed sources; `tensor`: its canonical name, or its name in the target's files.
 
     Raises:
-        UsageError: neither the target nor its last build has such a tensor, or several parameters are in it.
+        UsageError: neither the target nor its last build has such a tensor, or it contains several parameters.
     """
     tensor = _parameter(description, tensor)
     assert description.tensors is not None  # its sources are hashed
     now = BuiltKeys.of(packed_keys(description.tensors, description.intermediates), description.tensors.artifact)
     packed, record = ledger.keys(description.name), ledger.record(description.name)
     built = BuiltKeys.of(packed, record.artifact) if packed and record else None
-    labels = labelled(  # one name for one tensor, whichever column it stands in
+    labels = labelled(  # a tensor has the same name in both columns
         _labels(now.owners(tensor) if now else (), built.owners(tensor) if built else (), origins),
         _labels(now.owners() if now else (), built.owners() if built else (), origins),
     )
@@ -54,10 +54,10 @@ def tensor_why(description: Description, origins: Origins, ledger: Ledger, tenso
 def _labels(
     now: Iterable[tuple[bytes, str, str]], built: Iterable[tuple[bytes, str, str]], origins: Origins
 ) -> Iterator[tuple[bytes, str]]:
-    """Yield what people call digests: of inputs as they are `now`, and else as they were `built` from.
+    """Yield names for digests: of inputs as they are `now`, and of others as they were when the target was `built`.
 
-    Whose a digest is now is not taken from the key that is explained: a key that has two inputs mixed up would explain
-    itself wrongly, too.
+    To which tensor a digest belongs now is not taken from the key that is explained: a key with two inputs mixed up
+    would then explain itself wrongly, too.
     """
     known: set[bytes] = set()
     for digest, owner, tensor in now:
@@ -73,7 +73,7 @@ def _parameter(description: Description, tensor: str) -> str:
     """Return the canonical name of a tensor.
 
     Raises:
-        UsageError: several parameters are in it.
+        UsageError: it contains several parameters.
     """
     blueprint = description.blueprint
     found = blueprint.spelling.aliases.get(tensor, (blueprint.tied.get(tensor, tensor),))

@@ -1,13 +1,13 @@
-"""What a project may do beyond writing into its own folder: nothing, until its user has said so.
+"""What a project may do besides writing to its own folder: nothing, unless its user has allowed it.
 
-A mergefile may come from a stranger. It may read models wherever they lie, but its outputs and its store stay inside
-its own folder (links resolved), and no code of its own runs, unless `mergebuild trust` was run for exactly those
-folders and that code. The word is kept outside the project, by the project's place. For folders it no longer holds when
-the mergefile asks for other ones; for a method, when its file's text or its table changes. A project that was moved or
-copied has no word.
+A mergefile may be untrusted. It may read models anywhere, but its outputs and its store must be inside its own folder
+(with links resolved), and none of its own code runs, unless `mergebuild trust` was run for exactly those folders and
+that code. The permission is stored outside of the project, by the project's path. For folders it ends when the
+mergefile asks for other ones; for a method, when its file's text or its table changes. A project that was moved or
+copied has no permission.
 
-The store's folder may come with the project's files too. A link in it would lead what is written there, and what is
-removed from there, to wherever it points.
+The store's folder may come with the project's files, too. A link in it would redirect what is written or removed there
+to anywhere.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ _HELP = "look at the mergefile, then run `mergebuild trust`"
 
 
 class _Word(NamedTuple):
-    """What a user trusts a project with: folders, and methods by name, each with the SHA-256 of all that it is."""
+    """What a user allows a project: folders, and methods by name, each with the SHA-256 of its program."""
 
     folders: tuple[str, ...] = ()
     methods: Mapping[str, str] = {}
 
 
 def outside(root: Path, paths: Iterable[Path]) -> list[str]:
-    """Return the folders outside `root`, links resolved, that these paths lie in."""
+    """Return the folders outside of `root`, with links resolved, that these paths are in."""
     inside = root.resolve()
     folders = {Path(os.path.realpath(folder)) for folder in {path.parent for path in paths}}  # no loop of links raises
     return sorted(str(folder) for folder in folders if folder != inside and inside not in folder.parents)
 
 
 def require(root: Path, paths: Mapping[Path, Where | None], asked: Iterable[Path]) -> None:
-    """Refuse to write to `paths` outside the project unless the user trusts what the whole recipe asks for.
+    """Refuse to write to `paths` outside of the project unless the user trusts everything that the recipe asks for.
 
-    `paths`: with the target of each in the recipe. `asked`: every path that the recipe would write to, which is what
-    the word was given for.
+    `paths`: each with the place of its target in the recipe. `asked`: every path that the recipe would write to, for
+    which the permission was given.
 
     Raises:
-        TrustError: a folder is outside and not trusted, or what is asked for changed since.
+        TrustError: a folder is outside and not trusted, or the recipe asks for other folders since.
     """
     wanted = outside(root, paths)
     if not wanted:
@@ -75,9 +75,10 @@ def require(root: Path, paths: Mapping[Path, Where | None], asked: Iterable[Path
 
 
 def require_plain(root: Path, path: Path) -> None:
-    """Refuse a path of the command line that is written as one in the project, and leads out of it by a link.
+    """Refuse a path from the command line that is written as one inside of the project and leads out of it by a link.
 
-    Whoever types another folder's path means it; but a link in a stranger's project says not where it leads.
+    A user who types a path in another folder means it; but where a link in an untrusted project leads can't be seen in
+    the path.
 
     Raises:
         TrustError: it does.
@@ -94,9 +95,9 @@ def require_plain(root: Path, path: Path) -> None:
 
 
 def require_store(root: Path, store: Path, asked: Iterable[Path]) -> None:
-    """Refuse a project's own store that is not in its folder and not trusted, or that has links in it.
+    """Refuse a project's own store that is outside of its folder and not trusted, or that contains links.
 
-    `asked`: as for `require`; the store is among them.
+    `asked`: as for `require`; includes the store.
 
     Raises:
         TrustError: it is one of these.
@@ -126,9 +127,9 @@ def _is_odd(entry: os.DirEntry[str]) -> bool:
 
 
 def may_write(root: Path, path: Path) -> bool:
-    """Return whether a project may write to a path, and remove it: in its folder, and in those that it is trusted with.
+    """Return whether a project may write to a path, and remove it: in its own folder and in trusted ones.
 
-    A path that only the store's records name may be anybody's.
+    A path that comes only from the store's records may be any path.
     """
     wanted = outside(root, [path])
     return not wanted or set(wanted) <= set(_word_for(root).folders)
@@ -138,7 +139,7 @@ def require_code(root: Path, methods: Iterable[Method]) -> None:
     """Refuse to run the programs of a project's own methods unless the user trusts each as it is now.
 
     Raises:
-        TrustError: one is not trusted, or changed since.
+        TrustError: one is not trusted, or has changed since.
     """
     granted = _word_for(root).methods
     wanted = {name: each for name, each in _programs(methods).items() if granted.get(name) != _seal(each)}
@@ -168,25 +169,28 @@ def grant(root: Path, asked: Iterable[Path], methods: Iterable[Method] = ()) -> 
 
 
 def _programs(methods: Iterable[Method]) -> Mapping[str, Program]:
-    """Return the programs of those methods that are the user's own, by the name of the method."""
+    """Return the programs of the user's own methods among these, by the method's name."""
     return {each.name: program for each in methods if (program := each.makes.program)}
 
 
 def _seal(program: Program) -> str:
-    """Return what a method of the user's own is: the text that would run, and its table."""
+    """Return the SHA-256 of a user's own method: its file's name and text, and its table."""
     whole = json.dumps([program.file, program.table, program.text])
     return hashlib.sha256(whole.encode()).hexdigest()
 
 
 def _file() -> Path:
-    import platformdirs  # a project that writes nowhere else has no use for it
+    import platformdirs  # here: most projects write to no other folder, and don't need it
 
     return Path(platformdirs.user_config_dir("mergebuild", appauthor=False)) / "trust.json"
 
 
 @contextmanager
 def _locked() -> Iterator[Path]:
-    """Give the file of all words while no other process changes it. Who reads takes no lock: it is always whole."""
+    """Give the file with all permissions while no other process changes it.
+
+    Reading needs no lock: it is always complete.
+    """
     path = _file()
     path.parent.mkdir(parents=True, exist_ok=True)
     with locks.lock_at(path.with_suffix(".lock")):

@@ -1,4 +1,4 @@
-"""Read artifacts again and compare them with what was written; build them again and compare the bytes."""
+"""Reads artifacts again and compares them with what was written; builds them again and compares the bytes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MADE = (Verdict.BUILT, Verdict.RESTORED, Verdict.UP_TO_DATE)
 
 
 def verify(session: Session, names: Sequence[str] | None, *, rebuild: bool) -> VerifyResult:
-    """Hash artifacts and outputs again; with `rebuild`, build them again elsewhere and compare the bytes.
+    """Hash artifacts and outputs again; with `rebuild`, build them again in another folder and compare the bytes.
 
     Raises:
         TrustError: a rebuild would run code that the user does not trust.
@@ -53,7 +53,7 @@ def verify(session: Session, names: Sequence[str] | None, *, rebuild: bool) -> V
 
 
 class Verifier:
-    """Verifies what a project built. Targets are named, or None: all, and what else lies in the store."""
+    """Verifies what a project built. Targets are given by name; None: all, and other artifacts in the store."""
 
     def __init__(
         self,
@@ -68,10 +68,11 @@ class Verifier:
         self._locked = locked
 
     def read_again(self, names: Sequence[str] | None) -> VerifyResult:
-        """Hash files again. Problems have the code `corrupt`, one a file, and name the tensors that were hurt.
+        """Hash files again. Problems have the code `corrupt`, one for each file, and name the damaged tensors.
 
-        What is not as it was written is looked at once more under the store's lock, for a build may have put another
-        file there meanwhile; then it is believed no more, and what lies in the store itself goes into the quarantine.
+        A file that is not as written is checked again under the store's lock, as a build may have put another file
+        there meanwhile. If it is damaged, it is no longer believed, and if it is in the store itself, it goes into the
+        quarantine.
         """
         checked: list[str] = []
         problems: list[Problem] = []
@@ -82,7 +83,7 @@ class Verifier:
             damage = self._store.shelf.damage(row)
             read += row.identity.size if row.identity else 0
             if damage:
-                with suppress(OSError), self._locked():  # a store that can't be written to changes under nobody
+                with suppress(OSError), self._locked():  # a store that isn't writable can't have changed meanwhile
                     damage = self._confirmed(row)
             if damage:
                 listed = damage[:_SHOWN] + ([f"and {len(damage) - _SHOWN} more"] if len(damage) > _SHOWN else [])
@@ -92,13 +93,16 @@ class Verifier:
         return VerifyResult(tuple(checked), read, tuple(problems), CorruptionError.exit_code if problems else 0)
 
     def _confirmed(self, row: ArtifactRow) -> list[str]:
-        """Return what is damaged of an artifact that is still where it was; have nobody believe it. Holds the lock."""
+        """Return the damaged parts of an artifact that is still at its path, and doubt it.
+
+        The caller holds the lock.
+        """
         now = self._store.shelf.row(row.id)
         if now is None or (now.path, now.kind) != (row.path, row.kind) or is_gone(row.path):
             return []
         presence, there = self._store.shelf.at(row.path)
         if presence is Presence.OURS and there is not None and there.digest != row.digest:
-            return []  # another artifact of ours, whose publication was cut short before the row followed
+            return []  # another artifact of ours: its publication was interrupted before its row was updated
         damage = self._store.shelf.damage(now)
         if damage:
             self._store.shelf.doubt(now, damage)
@@ -107,20 +111,19 @@ class Verifier:
         return damage
 
     def rebuild(self, so_far: VerifyResult, names: Sequence[str] | None, emit: Emit) -> VerifyResult:
-        """Build targets from their sources alone, in a folder of their own, and compare with what stands there.
+        """Build targets from their sources alone, in a folder of their own, and compare with their outputs.
 
-        Only one process does so at a time.
+        Only one process may do this at a time.
 
-        Problems: `rebuild-differs`; `stale` where the recipe or the sources are others than at the target's build.
-
-        A target that can't be built is a problem of its own, with its own exit code unless others differ.
+        Problems: `rebuild-differs`; `stale` if the recipe or the sources have changed since the target's build. A
+        target that can't be built is a problem of its own, and its exit code counts unless others differ.
         """
         outputs = set(self._recipe.outputs().values())
         records = {each.target: each for each in self._records(names) if each.target in outputs and each.output}
         if not records:
             return so_far
         problems: list[Problem] = []
-        for left in scratch_folders(self._store.root):  # of one that was killed
+        for left in scratch_folders(self._store.root):  # left by a killed process
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self._store.root) as folder, scratch.noted([folder]):
             store = DiskStore(Path(folder) / "store", project=".", history_bytes=0)
@@ -134,7 +137,7 @@ class Verifier:
                 elsewhere=Elsewhere(Path(folder), self._recipe.root),
             )
             plan = planner.plan(list(records), hash_all=True)
-            plan = Gate(self._recipe, store.shelf, written=None).ask(plan, planner)  # outputs go to a place of our own
+            plan = Gate(self._recipe, store.shelf, written=None).ask(plan, planner)  # outputs go to our own folder
             with Builder(self._sources, store, BuilderOptions(keep_going=True), emit, lambda _name: None) as builder:
                 results, exit_code = builder.run(plan)
             failed = {result.target for result in results if result.verdict not in _MADE}
@@ -152,7 +155,7 @@ class Verifier:
         return [record for record in self._store.ledger.records() if names is None or record.target in names]
 
     def _named(self, names: Sequence[str] | None) -> Iterator[tuple[str, ArtifactRow]]:
-        """Yield the artifacts to be read, with what each is for."""
+        """Yield the artifacts to be read, each with the name of its target."""
         rows = {row.path: row for row in self._store.shelf.rows() if row.kind != "intended"}
         for record in self._records(names):
             if record.output is None:
