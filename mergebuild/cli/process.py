@@ -18,6 +18,7 @@ from mergebuild.cli.settings import Settings
 from mergebuild.cli.tracing import traced_if_asked
 from mergebuild.errors import InternalError, Interrupted, TargetError
 from mergebuild.report.console import make_streams_safe
+from mergebuild.system.spans import span
 
 __all__ = ["main", "run"]
 
@@ -90,9 +91,10 @@ def _is_answered(arguments: Sequence[str], settings: Settings) -> bool:
 
 
 def _by_command(arguments: Sequence[str], settings: Settings) -> int:
-    import click  # takes longer to import than a build with nothing to do
+    with span("import"):
+        import click  # takes longer to import than a build with nothing to do
 
-    from mergebuild.cli.program import PROGRAM_NAME, program
+        from mergebuild.cli.program import PROGRAM_NAME, program
 
     try:
         with program.make_context(PROGRAM_NAME, list(arguments), obj=settings) as context:

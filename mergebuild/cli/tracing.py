@@ -7,7 +7,6 @@ variable is set runs the program at each press of the completion key.
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -37,7 +36,9 @@ def traced_if_asked(arguments: Sequence[str], settings: Settings) -> Iterator[No
     if not path:
         yield
         return
-    command = shlex.join(arguments)
+    from shlex import join
+
+    command = join(arguments)
     trace: TraceFile | None = None
     try:
         with _traced(path, command) as trace, span("command", words=command):

@@ -58,7 +58,7 @@ def test_a_build_is_told_from_the_recipe_to_the_record(pair: Space, path: Path) 
     names = Counter(each["name"] for each in found)
     order = [each["name"] for each in sorted(found, key=lambda each: float(each["ts"])) if each["cat"] == "phase"]
     assert list(dict.fromkeys(order)) == [
-        "command", "stamp", "import", "recipe", "fresh", "plan", "open", "hash", "describe", "judge", "weigh", "refuse",
+        "command", "import", "stamp", "recipe", "fresh", "plan", "open", "hash", "describe", "judge", "weigh", "refuse",
         "pass", "publish", "record",
     ]  # fmt: skip
     of = {each["name"]: each["args"] for each in found}

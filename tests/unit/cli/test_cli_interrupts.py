@@ -115,11 +115,12 @@ def ran(code: str, folder: Path, **options: object) -> subprocess.CompletedProce
 def test_a_process_that_is_in_one_long_call_ends_and_takes_its_scratch_files_along(
     numbers: Sequence[signal.Signals], tmp_path: Path
 ) -> None:
+    """And a trace says what it was at."""
     (tmp_path / "mergefile.toml").touch()
     (tmp_path / "half").write_text("half")
     with subprocess.Popen(
         [sys.executable, "-c", DEAF],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT), "MERGEBUILD_TRACE": "trace.json"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stderr is not None
@@ -135,6 +136,8 @@ def test_a_process_that_is_in_one_long_call_ends_and_takes_its_scratch_files_alo
     assert err == "error[interrupted]: interrupted\n"
     assert json.loads(out)["errors"][0]["code"] == "interrupted"
     assert not (tmp_path / "half").exists()
+    begun = [each for each in json.loads((tmp_path / "trace.json").read_text())["traceEvents"] if each["ph"] == "B"]
+    assert [(each["name"], each["args"]) for each in begun] == [("command", {"words": "plan --json"})]
 
 
 def test_a_request_before_the_start_is_met_at_the_start(tmp_path: Path) -> None:
