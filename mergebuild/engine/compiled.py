@@ -236,7 +236,7 @@ class CompiledWorker:
         if operation is None or maker.problem is not None or self._stop.is_set():
             return
         if _can_add(operation):
-            maker.applied = self._adding(operation)
+            maker.applied = self._adding(operation, None if maker.step.places else maker.room)
             return
         method, call, state = _form_of(operation), _call_of(operation), None
         assert method is not None  # else torch would make it
@@ -248,11 +248,11 @@ class CompiledWorker:
         except UndefinedError as error:
             maker.problem = error
 
-    def _adding(self, operation: KernelCall) -> Applied:
+    def _adding(self, operation: KernelCall, room: memoryview | None) -> Applied:
         """Return what makes what LoRAs add to a tensor, of factors that are read whole."""
         added = operation.arguments["deltas"]
         assert isinstance(added, DeltaSum)
-        found = lora.applied(added, operation.shape, list(map(self._whole, operation.parts)))
+        found = lora.applied(added, operation.shape, list(map(self._whole, operation.parts)), room)
         for part in operation.parts:
             for leaf, _ in part:
                 self._mappings.release_all(leaf)

@@ -99,6 +99,9 @@ _TILE = 2048
 _COLUMN_BLOCK = 65_536
 """About so many values are a block of sums of columns."""
 
+ROWS_TOGETHER = 8
+"""The most rows of a product that are made at once (`STRIP` in `products.h`)."""
+
 
 class Seen(NamedTuple):
     """Counts of values that a call rounded to a dtype."""
@@ -192,7 +195,10 @@ class GramMatrix:
 
 
 class MatrixProduct:
-    """The matrix product `left @ right` with a small inner size, the rank. Float64 terms, added up in their order."""
+    """The matrix product `left @ right` with a small inner size, the rank. Float64 terms, added up in their order.
+
+    One thread at a time may make its rows.
+    """
 
     __slots__ = ("columns", "rows", "state")
 

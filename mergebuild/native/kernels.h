@@ -182,7 +182,7 @@ struct variant {
 
     /* Make rows of a product, or of two products multiplied element by element, times `scale`; write them to `out`, or
      * add them to it if `adds`. */
-    void (*product_rows)(const struct product *const *products, size_t product_count, double scale, size_t first,
+    void (*product_rows)(struct product *const *products, size_t product_count, double scale, size_t first,
                          size_t rows, float *out, int adds);
 
     void (*add_columns)(struct column_sums *sums, const struct source *inputs, size_t input_count, size_t count);

@@ -608,10 +608,10 @@ static int product_fits(uint64_t rows, uint64_t rank, uint64_t columns) {
 }
 
 /* Return a product that `product_begin` has made; NULL, with an exception, if it can't be one. */
-static const struct product *take_product(struct held *held, PyObject *object) {
-    const Py_buffer *buffer = hold(held, object, PyBUF_SIMPLE);
+static struct product *take_product(struct held *held, PyObject *object) {
+    const Py_buffer *buffer = hold(held, object, PyBUF_WRITABLE);
     if (buffer == NULL) return NULL;
-    const struct product *product = buffer->buf;
+    struct product *product = buffer->buf;
     if (buffer->len >= (Py_ssize_t)sizeof *product && (uintptr_t)buffer->buf % sizeof(uint64_t) == 0 &&
         product_fits(product->rows, product->rank, product->columns) &&
         (size_t)buffer->len >= product_size(product->rows, product->rank, product->columns))
@@ -662,7 +662,7 @@ static PyObject *product_rows(PyObject *Py_UNUSED(module), PyObject *arguments) 
         return NULL;
     }
     struct held held = {.count = 0};
-    const struct product *products[MOST_PRODUCTS];
+    struct product *products[MOST_PRODUCTS];
     int is_right = 1;
     for (Py_ssize_t each = 0; is_right && each < product_count; each++) {
         products[each] = take_product(&held, PyTuple_GetItem(given, each));

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from mergebuild.lora import DeltaSum, ShapedDelta
 from mergebuild.lora.factors import matrix_of, scale_of
 from mergebuild.methods.compiled.method import Applied, Chunk, Plain
-from mergebuild.native import DTYPES, MatrixProduct, Prepared, apply, make_rows, packed
+from mergebuild.native import DTYPES, ROWS_TOGETHER, MatrixProduct, Prepared, apply, make_rows, packed
 
 __all__ = ["applied", "takes", "unit_of"]
 
@@ -30,13 +30,20 @@ _AS_THEY_ARE: Final = frozenset({"full", "norm", "bias"})
 _NUMBERS: Final = {"float16": "<e", "bfloat16": "<f", "float32": "<f", "float64": "<d"}
 """The dtypes that a single number may have, as `struct` knows them; bfloat16 is the upper half of float32."""
 _OTHER_FACTS: Final = frozenset({"dora", "channels"})
+_LONG_ROW: Final = 1 << 16
+"""Elements of a row beyond which several rows take more memory than they save time."""
 _ZERO: Final = Prepared("constant", 0, packed([0.0]))
 _COPY: Final = Prepared("linear", 0)
 _SUM: Final = Prepared("linear", -1, packed([1.0, 1.0]))
 
 
 def unit_of(shape: Sequence[int]) -> int:
-    """Return how many elements must be made together: a row."""
+    """Return how many elements are made together: a row, or several unless they are long."""
+    columns = _columns(shape)
+    return columns * ROWS_TOGETHER if columns <= _LONG_ROW else columns
+
+
+def _columns(shape: Sequence[int]) -> int:
     return max(1, matrix_of(shape)[1])
 
 
@@ -54,7 +61,7 @@ def _takes(delta: ShapedDelta, shape: Sequence[int], dtypes: Sequence[str]) -> b
     if facts.keys() & _OTHER_FACTS or facts.get("rank") == 0:
         return False
     if delta.family in _AS_THEY_ARE:
-        is_whole = len(shapes) == 1 and unit_of(*shapes.values()) == unit_of(shape)
+        is_whole = len(shapes) == 1 and _columns(*shapes.values()) == _columns(shape)
         return is_whole and not facts.get("transposed") and dtypes[0] in DTYPES
     sides = [side for pair in _SIDES.get(delta.family, ()) for side in pair]
     numbers = shapes.keys() - set(sides)
@@ -74,11 +81,14 @@ def _fit(left: Sequence[int], right: Sequence[int], delta: ShapedDelta, shape: S
     return rank == other and (rows if dict(delta.facts).get("transposed") else columns) == matrix_of(shape)[1]
 
 
-def applied(added: DeltaSum, shape: Sequence[int], factors: Sequence[Plain]) -> Applied:
-    """Return what makes what is added to a tensor of a shape, as `takes` says, of all factors in their order."""
+def applied(added: DeltaSum, shape: Sequence[int], factors: Sequence[Plain], room: memoryview | None = None) -> Applied:
+    """Return what makes what is added to a tensor of a shape, as `takes` says, of all factors in their order.
+
+    `room`: memory for float32 chunks, each of which is overwritten by the next; None: memory of its own.
+    """
     left = iter(factors)
     modules = [_module(delta, list(islice(left, len(delta.factors))), matrix_of(shape)[0]) for delta in added.deltas]
-    return Applied(_COPY, (), _Rows(modules, unit_of(shape)).made)
+    return Applied(_COPY, (), _Rows(modules, _columns(shape), room).made)
 
 
 class _Module(NamedTuple):
@@ -139,19 +149,19 @@ def _number(lying: Plain) -> float:
 
 
 class _Rows:
-    """Makes rows of what modules add up to, in room of its own that is used again."""
+    """Makes rows of what modules add up to, in room that is used again."""
 
-    def __init__(self, modules: Sequence[_Module], columns: int) -> None:
+    def __init__(self, modules: Sequence[_Module], columns: int, room: memoryview | None) -> None:
         self._modules = modules
         self._columns = columns
-        self._room = bytearray()
+        self._room = memoryview(bytearray()) if room is None else room
 
     def made(self, _chunks: Sequence[Chunk], span: tuple[int, int]) -> Sequence[Chunk]:
         """Return the rows (float32) that begin with an element, and have so many."""
         start, count = span
         if len(self._room) < 4 * count:
-            self._room = bytearray(4 * count)
-        out = memoryview(self._room)[: 4 * count]
+            self._room = memoryview(bytearray(4 * count))
+        out = self._room[: 4 * count]
         above, past = start // self._columns, (start + count) // self._columns
         is_lone = len(self._modules) == 1 and self._modules[0].is_for_all
         if not is_lone:
