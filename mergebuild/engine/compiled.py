@@ -28,6 +28,8 @@ from mergebuild.engine.work import (
     UnseenGroup,
     UnseenTensor,
 )
+from mergebuild.formats.gathering import gather
+from mergebuild.formats.header import Piece
 from mergebuild.key import narrows
 from mergebuild.lora import DeltaSum
 from mergebuild.methods.call import Call, State, unit_of
@@ -59,7 +61,6 @@ def can_make(step: Step) -> bool:
         bool(native.variant)
         and step.dtype in native.DTYPES
         and len(step.reads) <= native.MOST_INPUTS
-        and not any(place.turned for place in step.places)
         and (step.operation is None or _can_add(step.operation) or _form_of(step.operation) is not None)
     )
 
@@ -113,10 +114,7 @@ def can_group(group: UnseenGroup) -> bool:
     return (
         bool(native.variant)
         and all(_can_read(group.inputs[index].leaf) for index in read)
-        and all(
-            each.dtype in native.DTYPES and len(each.terms) <= native.MOST_INPUTS and each.place.turned is None
-            for each in made
-        )
+        and all(each.dtype in native.DTYPES and len(each.terms) <= native.MOST_INPUTS for each in made)
     )
 
 
@@ -187,7 +185,7 @@ class CompiledWorker:
         makers = self._makers(cluster)
         size = _chunk_for(makers, self._chunk)
         for number, maker in enumerate(makers):
-            if maker.slot is not None or size > self._chunk:
+            if maker.slot is not None or size > self._chunk or _is_turned(maker.step):
                 maker.room = self._room(number, _WIDEST * size)
         for maker in makers:
             self._prepare(maker, makers, cluster, size)
@@ -215,6 +213,8 @@ class CompiledWorker:
             maker = _StepMaker(step, [slots[digest] for digest in step.reads], odd)
             if step.operation is not None:
                 maker.unit = _unit_of(step.operation)
+            if _is_turned(step):
+                maker.unit = max(1, cluster.count)  # it is written transposed once all of it is there
             if step.digest in read and step.digest not in slots:  # else its readers have it from a file
                 maker.slot = slots[step.digest] = len(slots)
             if step.operation is None:
@@ -344,7 +344,7 @@ class CompiledWorker:
         if block is not None:
             self._outputs.put(block, count * width, _moved(step.places, start * width))
         else:
-            self._write(room[: count * width], step.places, start * width)
+            self._write(room[: count * width], step, start * width)
         maker.nonfinite += seen.nonfinite + seen.overflowed
         maker.overflowed += seen.overflowed
 
@@ -366,13 +366,26 @@ class CompiledWorker:
             applied.kernel, inputs, room, maker.step.dtype, span, hash=running, hashes=hashes, odd=maker.odd
         )
 
-    def _write(self, made: memoryview, places: Sequence[OutputRange], offset: int) -> None:
+    def _write(self, made: memoryview, step: Step, offset: int) -> None:
         """Have what was made written, block by block."""
-        for begin in range(0, len(made), self._outputs.block_size):
-            block = self._outputs.block()
-            part = made[begin : begin + self._outputs.block_size]
-            block.memory[: len(part)] = part
-            self._outputs.put(block, len(part), _moved(places, offset + begin))
+        straight = [place for place in step.places if place.turned is None]
+        for begin in range(0, len(made) if straight else 0, self._outputs.block_size):
+            self._put(made[begin : begin + self._outputs.block_size], straight, offset + begin)
+        width = native.DTYPES[step.dtype][1]
+        most = self._outputs.block_size // width
+        for place in step.places:
+            if place.turned is not None:  # never a part of a tensor
+                rows, columns = place.turned
+                lying = (Piece(0, 0, (columns, rows), (1, columns)),)
+                for begin in range(0, step.count, most):
+                    part = gather(lying, lambda _file: made, width, begin, min(most, step.count - begin))
+                    self._put(part, [place], begin * width)
+
+    def _put(self, part: memoryview | bytearray, places: Sequence[OutputRange], offset: int) -> None:
+        """Have at most a block written."""
+        block = self._outputs.block()
+        block.memory[: len(part)] = part
+        self._outputs.put(block, len(part), _moved(places, offset))
 
     def _part(self, leaf: Leaf, start: int, count: int) -> Chunk:
         """Return a chunk of a leaf, with what it is multiplied by."""
@@ -447,6 +460,11 @@ def _combined(coefficients: Sequence[Fraction]) -> native.Prepared:
     shares = shares_of(tuple(coefficients))
     centre = -1 if shares.pivot is None else shares.pivot
     return native.Prepared("linear", centre, native.packed(shares.others))
+
+
+def _is_turned(step: Step) -> bool:
+    """Whether a tensor is written transposed somewhere."""
+    return any(place.turned for place in step.places)
 
 
 def _unit_of(operation: KernelCall) -> int:

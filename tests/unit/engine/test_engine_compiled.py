@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +17,14 @@ from lab import Lab
 from mergefiles import target_table
 from method_trials import TRIALS, call_for, count_for
 from real_passes import PROJECTS
+from spelled_models import NEEDED, canonical_tensors, spelled, theirs
 
 from mergebuild import native
 from mergebuild.build import options
+from mergebuild.engine import compiled
 from mergebuild.engine.outputs import DIRECT_SHARE, Outputs
+from mergebuild.formats.gathering import gather
+from mergebuild.formats.header import Piece
 from mergebuild.methods.call import Call
 from mergebuild.methods.catalog import METHODS
 from mergebuild.methods.compiled.catalog import FAMILIES, compiled_method
@@ -255,6 +261,45 @@ def test_a_build_of_scaled_floats_imports_neither_torch_nor_numpy(
         [sys.executable, "-c", program, str(lab / "mergefile.toml")], capture_output=True, text=True, check=True
     )
     assert done.stdout == "{'built'} []\n"
+
+
+def _transposed(lab: Lab, patch: pytest.MonkeyPatch) -> None:
+    """A text encoder in a spelling that has a matrix the other way round, merged with one in canonical names."""
+    patch.setattr("mergebuild.plan.describe.SMALL", -1)
+    each = next(one for one in spelled() if any(row.how == "transposed" for row in one.rows) and one.family in NEEDED)
+    prefix = next(iter(each.part.prefixes), each.part.prefix)
+    own = {name: shape for row in each.rows for name, shape in theirs(each.part, row, 3, 2, prefix).items()}
+    generator = torch.Generator().manual_seed(7)
+    for source, shapes in (("x", own), ("y", own), ("z", canonical_tensors(each))):
+        there = {**NEEDED[each.family], **shapes}
+        lab.model(source, **{name: torch.randn(shape, generator=generator).half() for name, shape in there.items()})
+    lines = (
+        ("m", 'formula = "0.3*x + 0.7*y"'),
+        ("n", 'formula = "0.3*x + 0.7*z"\ndtype = "bfloat16"'),
+        ("o", 'formula = "0.5*m + 0.5*x"\ndtype = "float32"'),
+        ("s", 'method = "slerp"\na = "x"\nb = "z"\nt = 0.3'),
+        ("d", 'method = "della"\nbase = "x"\nmodels = ["z"]\nweight = 0.5\ndensity = 0.6\nseed = 1'),
+    )
+    lab.write("".join(f'[targets.{name}]\n{text}\noutput = "{name}.safetensors"\n' for name, text in lines))
+
+
+@pytest.mark.parametrize("chunk", [5, 1 << 19])
+def test_what_is_written_transposed_comes_out_the_same(
+    chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a file whose spelling has a matrix the other way round than its parameter."""
+    written: list[object] = []
+
+    def gathered(pieces: Sequence[Piece], *arguments: Any) -> bytearray:
+        written.append(pieces)
+        return gather(pieces, *arguments)
+
+    monkeypatch.setattr(compiled, "gather", gathered)
+    monkeypatch.setattr(options, "BuilderOptions", partial(options.BuilderOptions, chunk=chunk))
+    made, told = both_ways(tmp_path, monkeypatch, _transposed)
+    assert len(made) == 5
+    assert {each[3] for each in told.values()} == {"None"}
+    assert written
 
 
 @pytest.mark.processes
