@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from mergebuild.naming.renamed import Renamed, RowsOf, Shapes
@@ -60,6 +61,20 @@ def canonical(
             name.
         of: The family, if it is known.
     """
+    if facts is None and not same_place:
+        return _of_names(tuple(shapes.items()), of)
+    return _found(shapes, facts, same_place, of)
+
+
+@lru_cache(maxsize=4)
+def _of_names(shapes: tuple[tuple[str, tuple[int, ...]], ...], of: str) -> Canonical:
+    """Return what follows from names and shapes alone: models that are merged, and the result, mostly have the same."""
+    return _found(dict(shapes), None, None, of)
+
+
+def _found(
+    shapes: Shapes, facts: Mapping[str, object] | None, same_place: Mapping[str, str] | None, of: str
+) -> Canonical:
     templates = Templates(shapes)
     name = of or family_of(templates, facts)
     if not name:
