@@ -121,3 +121,13 @@ def test_a_deviation_is_of_a_method_that_there_is() -> None:
     for line in (DOCS / "deviations.md").read_text("utf-8").splitlines():
         if line.startswith("| ") and "::" in line:
             assert set(re.findall(r"`(\w+)`", line.split(" | ")[0])) <= words, line
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/design.md"])
+def test_functions_that_a_page_names_with_their_files_are_there(page: str) -> None:
+    root = DOCS.parent
+    named = re.findall(r"`([\w/]+\.py):([\w.]+)`", (root / page).read_text("utf-8"))
+    assert named
+    for file, name in named:
+        text = (root / "mergebuild" / file).read_text("utf-8")
+        assert re.search(rf"^\s*(def|class) {name.rpartition('.')[2]}\b", text, re.MULTILINE), f"{file}:{name}"
