@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Self, Unpack
 
 from mergebuild.errors import UsageError
 from mergebuild.events import Emit, silent
-from mergebuild.plan.plan import Plan
 from mergebuild.project import clearing, lockfile, looking, trust
 from mergebuild.project import lock as locks
 from mergebuild.project.building import Building, with_torch_ahead
@@ -30,9 +28,9 @@ from mergebuild.project.options import BuildOptions, BuildWords
 from mergebuild.project.profiled import profiled
 from mergebuild.project.session import Session, Sessions, device_class
 from mergebuild.project.stamp import Stamp
-from mergebuild.project.stamping import known_answer, may_be_stamped
+from mergebuild.project.stamping import keep_answer
 from mergebuild.recipe import Recipe, load_recipe, recipe_of
-from mergebuild.results.build import BuildResult, PlanResult, TargetResult
+from mergebuild.results.build import BuildResult, PlanResult
 from mergebuild.results.looks import CleanResult, Lineage, StatusResult, Trusted, VerifyResult, WhyResult
 from mergebuild.system.filestate import Moment
 
@@ -194,17 +192,8 @@ class Project:
             check_device(options.device)
         names = self.recipe.resolve(targets)
         lock = lockfile.read(self._claims.lock_file) if options.locked else None
-        since, stamp = Moment.now(), self._stamp_of(targets) if self._stamp_of else None
-
-        def keep(session: Session, plan: Plan, results: Sequence[TargetResult]) -> None:
-            with suppress(OSError):  # it only saves time
-                answer = known_answer(session, plan, names, results, since=since)
-                if answer is not None:
-                    session.remember(targets, answer)
-                if stamp is not None and answer is not None and may_be_stamped(session, stamp, names):
-                    stamp.write(self.recipe.files, answer, read=self._began)
-                elif stamp is not None:
-                    stamp.forget()
+        stamp = self._stamp_of(targets) if self._stamp_of else None
+        keep = partial(keep_answer, targets=targets, names=names, since=Moment.now(), stamp=stamp, read=self._began)
 
         def verb(session: Session) -> BuildResult:
             known = session.nothing_to_do(targets) if options.is_plain else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,10 +24,43 @@ if TYPE_CHECKING:
     from mergebuild.results.build import TargetResult
     from mergebuild.system.filestate import Identity, Moment
 
-__all__ = ["known_answer", "may_be_stamped"]
+__all__ = ["keep_answer"]
 
 
-def known_answer(
+def keep_answer(
+    session: Session,
+    plan: Plan,
+    results: Sequence[TargetResult],
+    *,
+    targets: tuple[str, ...],
+    names: Sequence[str],
+    since: Moment,
+    stamp: Stamp | None,
+    read: Moment,
+) -> None:
+    """Keep the answer of a build after which there is nothing to do: in the session, and as a stamp.
+
+    Args:
+        session: what it was built in.
+        plan: what was planned.
+        results: what it came to.
+        targets: what was asked for, in the user's words.
+        names: the targets that these are.
+        since: a moment before the session was opened.
+        stamp: where it is kept for other processes; None: nowhere.
+        read: a moment before the recipe's files were read.
+    """
+    with suppress(OSError):  # it only saves time
+        answer = _known_answer(session, plan, names, results, since=since)
+        if answer is not None:
+            session.remember(targets, answer)
+        if stamp is not None and answer is not None and _may_be_stamped(session, stamp, names):
+            stamp.write(session.recipe.files, answer, read=read)
+        elif stamp is not None:
+            stamp.forget()
+
+
+def _known_answer(
     session: Session, plan: Plan, names: Sequence[str], results: Sequence[TargetResult], *, since: Moment
 ) -> KnownAnswer | None:
     """Return the answer "nothing to do" now that all is up to date; None if it depends on more than stat data.
@@ -60,7 +94,7 @@ def known_answer(
     return KnownAnswer.of(files, around, results, since=since, placed=placed, holds=holds)
 
 
-def may_be_stamped(session: Session, stamp: Stamp, names: Sequence[str]) -> bool:
+def _may_be_stamped(session: Session, stamp: Stamp, names: Sequence[str]) -> bool:
     """Whether an answer follows only from what a later process finds by itself.
 
     Not if the mergefile names another store; nor if a source was found through `MERGEBUILD_MODELS`, since a file may

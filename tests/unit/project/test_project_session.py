@@ -171,6 +171,20 @@ def test_each_verb_counts_what_it_reads_itself(two: Lab) -> None:
         assert project.build(["mix"]).bytes_read == 0
 
 
+@pytest.mark.parametrize("verb", ["plan", "status", "build", "verify", "lock"])
+def test_whoever_listens_is_told_what_is_read(two: Lab, verb: str) -> None:
+    """Also while it is planned, and of a source that changed since it was read."""
+    told: list[Event] = []
+    with two.project as project:
+        getattr(project, verb)(emit=told.append)
+        expected = [] if verb == "verify" else ["x.safetensors", "y.safetensors"]
+        assert [each.path for each in told if isinstance(each, Hashing)] == expected
+        two.model("x", w=[7.0, 7.0])
+        told.clear()
+        project.plan(emit=told.append)
+        assert "x.safetensors" in [each.path for each in told if isinstance(each, Hashing)]
+
+
 def test_each_verb_tells_its_own_listener(two: Lab) -> None:
     first: list[Event] = []
     second: list[Event] = []
