@@ -1,11 +1,12 @@
-"""Do what a plan says: restore what is somewhere, compute the rest in waves, publish each target when it is whole.
+"""Does what a plan says: restores what is stored somewhere, computes the rest in waves, publishes each finished target.
 
-What a wave published is found in the store by the next. Here is the order; how a file is restored (`restoring.py`),
-made (`passes.py`), put at its place (`places.py`, `folders.py`), and what becomes of it (`outcomes.py`), is said there.
+A wave finds in the store what earlier waves have published. This module has the order. How a file is restored
+(`restoring.py`), made (`passes.py`) and published (`places.py`, `folders.py`), and what its outcome is (`outcomes.py`),
+is in those modules.
 
-Targets whose sources were never hashed are merged while these are (`look`). What they are is known only then: so a plan
-of them, made with that knowledge, follows at once, and their files are published (`finish`) before all else is planned
-anew: what comes next may fail, or be killed, and costs none of this work.
+Targets whose sources were never hashed are merged while these are hashed (`look`). Only then their digests are known.
+So they are planned with this knowledge at once, and their files are published (`finish`), before everything else is
+planned anew: later work may fail or be killed without losing this.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ __all__ = ["Builder"]
 
 
 class Builder:
-    """Does what plans say, against one store. As a context manager it takes its temporary files away at the end."""
+    """Does what plans say, for one store. As a context manager it removes its temporary files at the end."""
 
     def __init__(
         self,
@@ -56,9 +57,9 @@ class Builder:
         self._restoring = Restoring(context, self._places, self._folders)
         self._passes = Passes(context, self._places, self._folders)
         self.performers: dict[type[Action], Callable[[Any], Outcome]] = {FolderAction: self._outcomes.concluded}
-        """By kind of action: does what is left of one that is no single file, once all files are dealt with."""
+        """By kind of action: does what is left of an action that is no single file, after all files."""
         self._looked_at: dict[Goal, WrittenFile] = {}
-        """Files that `look` wrote, but for the header."""
+        """Files that `look` wrote, without their headers."""
 
     def __enter__(self) -> Self:
         return self
@@ -73,13 +74,13 @@ class Builder:
         """Bytes of sources read by passes."""
         return self._passes.source_bytes_read
 
-    # Sources never seen
+    # Sources that were never hashed
 
     def look(self, plan: Plan) -> bool:
-        """Merge what a plan has of targets whose sources were never hashed, and hash these, in one pass.
+        """Merge the targets of a plan whose sources were never hashed, and hash these, in one pass.
 
         Returns:
-            Whether the plan had such targets: then all is to be planned anew, `looked_at` first.
+            Whether the plan had such targets: then everything is to be planned anew, `looked_at` first.
         """
         self._begin(plan)
         ready = [action for action in islice(plan.first_sight, most_files()) if self._is_ready(action)]
@@ -91,13 +92,13 @@ class Builder:
 
     @property
     def looked_at(self) -> tuple[Goal, ...]:
-        """What `look` wrote, in the order of work."""
+        """The goals whose files `look` wrote, in the order of work."""
         return tuple(self._looked_at)
 
     def finish(self, plan: Plan) -> None:
         """Publish what `look` wrote. `plan`: of just these goals; all of their sources are hashed now.
 
-        What only `look` could foresee wrongly is taken away, and made in the ordinary way.
+        A file that `look` foresaw wrongly is removed, and made in the ordinary way.
         """
         self._begin(plan)
         written = {file: self._looked_at[file.goal] for file in plan.files if file.goal in self._looked_at}
@@ -113,10 +114,10 @@ class Builder:
         self._outcomes.remember()
 
     def _can_be_finished(self, action: FileAction, written: WrittenFile) -> bool:
-        """Whether a file that was written at first sight only lacks its header: else it is made in the ordinary way.
+        """Whether a file that was written at first sight lacks only its header; else it is made in the ordinary way.
 
-        The room left for the header may be too small or too large, where two sources turn out to be the same. What
-        reads a target that is made in the ordinary way is made behind it.
+        The room for the header may have another size, if two sources turned out to be equal. A file that reads a target
+        that is made in the ordinary way is made after that.
         """
         fits = len(action.content.header_bytes) == written.header_size
         by_name = self._outcomes.plan.by_name
@@ -151,7 +152,7 @@ class Builder:
         self._folders.begin(plan)
 
     def _settle_at_once(self, action: FileAction) -> None:
-        """Settle an action for which nothing need or can be done."""
+        """Settle an action for which nothing needs to be done, or can be."""
         if self._outcomes.taken_over(action):
             return
         if action.refused is not None:
@@ -165,7 +166,7 @@ class Builder:
             self._places.settle(action, action.standing.row)
 
     def _make_files(self) -> None:
-        """Make all files that can be made: those that lie somewhere whole, the rest, and what waits for these."""
+        """Make all files that can be made: first those stored whole, then the rest, then those that wait for these."""
         outcomes, restoring = self._outcomes, self._restoring
         self._restore([(action, action.stored.row) for action in self._open() if action.stored])
         twins = self._twins()
@@ -173,19 +174,19 @@ class Builder:
         for action in self._open():
             if action.verdict is Verdict.RESTORE and (row := restoring.whole(action)) is not None:
                 self._restore([(action, row)])  # from what an earlier action of this build has made
-        self._build(outcomes.waiting())  # whose twin failed, and what reads twins
-        for action in self._open():  # kept where an earlier one was to be
+        self._build(outcomes.waiting())  # files whose twin failed, and files that read twins
+        for action in self._open():  # files with the path of an earlier one, which was not made
             if (row := restoring.whole(action)) is not None:
                 self._restore([(action, row)], awaits=False)
             else:
                 self._build([action], awaits=False)
 
     def _open(self) -> list[FileAction]:
-        """Return the files that are still to be dealt with; none where nothing more is to be begun."""
+        """Return the files without an outcome; none if nothing more must be begun."""
         return [] if self._outcomes.must_stop() else self._outcomes.waiting()
 
     def _twins(self) -> set[str]:
-        """Return the targets that an earlier one of the build makes first, and those that read them: they wait."""
+        """Return the targets that wait: those equal to an earlier one of the build, and those that read them."""
         found: set[str] = set()
         for action in self._outcomes.waiting():
             if action.verdict is Verdict.RESTORE or not found.isdisjoint(action.needs):
@@ -193,11 +194,14 @@ class Builder:
         return found
 
     def _restore(self, wanted: Sequence[tuple[FileAction, ArtifactRow]], *, awaits: bool = True) -> None:
-        """Restore files from artifacts, as far as their places can be written to."""
+        """Restore files from artifacts, as far as they can be written."""
         self._restoring.restore([(action, row) for action, row in wanted if self._is_ready(action)], awaits=awaits)
 
     def _build(self, actions: Sequence[FileAction], *, awaits: bool = True) -> None:
-        """Build files in waves, as far as what they read is there; what the store keeps at one place once."""
+        """Build files in waves, as far as the files that they read exist.
+
+        Files with one path in the store are built once.
+        """
         for some in waves([each for each in actions if each.same_place is None or not awaits]):
             if self._outcomes.must_stop():
                 return
@@ -207,7 +211,10 @@ class Builder:
                     self._passes.build(ready)
 
     def _is_ready(self, action: FileAction) -> bool:
-        """Whether a file can be made now; if not, say why: what it reads failed, or its folder can't be written to."""
+        """Whether a file can be made now.
+
+        If what it reads failed, or its folder isn't writable, that becomes its outcome.
+        """
         if self._outcomes.lacks(action):
             self._outcomes.skip(action)
             return False

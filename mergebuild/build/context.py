@@ -1,4 +1,4 @@
-"""What the parts of one build share: what it reads and writes, how, and what became of it so far."""
+"""What the parts of one build share: what it reads and writes, its options, and its outcomes so far."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["BuildContext"]
 
 @dataclass(frozen=True, slots=True)
 class BuildContext:
-    """One build's."""
+    """The sources, store, options and outcomes of one build."""
 
     sources: Sources
     shelf: Shelf
@@ -55,9 +55,9 @@ class BuildContext:
         )
 
     def path(self, action: FileAction) -> Path:
-        """Return where a file goes."""
+        """Return where a file is published."""
         return action.place(self.shelf)
 
     def owner(self, action: Action) -> str:
-        """Return whose output an action makes: the project's; of what `-o` writes, nobody's."""
+        """Return the project whose output an action makes; empty for `-o`."""
         return "" if action.judgement.description.goal.is_extra else self.publisher.project

@@ -1,4 +1,4 @@
-"""Why a target is not published, in words: what a build finds out only while it works."""
+"""The reasons why a target is not published that a build finds out only while it works, as texts."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _SHOWN = 20
 
 
 class Refusal(NamedTuple):
-    """A problem, and the exit code that it comes to."""
+    """A problem, and its exit code."""
 
     problem: Problem
     exit_code: int
 
 
 def changed_by_hand(file: FileAction) -> Refusal:
-    """What stands at the output's path is not what we wrote."""
+    """Return the refusal of an output whose path has a file that is not what we wrote."""
     problem = Problem(
         "changed-by-hand",
         f"output `{file.content.shown}` of `{file.name}` was changed by hand, or is not ours",
@@ -48,7 +48,7 @@ def changed_by_hand(file: FileAction) -> Refusal:
 
 
 def same_place(file: FileAction, other: FileAction) -> Refusal:
-    """The output is another target's, by way of a link."""
+    """Return the refusal of an output that is another target's, through a link."""
     problem = Problem(
         "output-taken",
         f"output `{file.content.shown}` of `{file.name}` is `{other.content.shown}` of `{other.name}`: one is a link",
@@ -59,7 +59,7 @@ def same_place(file: FileAction, other: FileAction) -> Refusal:
 
 
 def unwritable(file: FileAction) -> Refusal:
-    """The output's folder cannot be written to."""
+    """Return the refusal of an output whose folder cannot be written to."""
     problem = Problem(
         "output-unwritable",
         f"`{file.content.shown}` of `{file.name}` cannot be written: its folder is no folder, or not writable",
@@ -70,7 +70,7 @@ def unwritable(file: FileAction) -> Refusal:
 
 
 def source_changed(file: FileAction, names: Sequence[str]) -> Refusal:
-    """A source was written to while it was read."""
+    """Return the refusal of a target whose source was written to while it was read."""
     listed = ", ".join(f"`{name}`" for name in names)
     problem = Problem(
         "source-changed",
@@ -82,7 +82,7 @@ def source_changed(file: FileAction, names: Sequence[str]) -> Refusal:
 
 
 def sources_changed(names: Sequence[str]) -> SourceError:
-    """Return what a pass ends with that could not read its sources to the end, as they were written to."""
+    """Return the error of a pass that could not read its sources to the end, because they were written to."""
     listed = ", ".join(f"`{name}`" for name in names)
     return SourceError.one(
         "source-changed",
@@ -92,7 +92,7 @@ def sources_changed(names: Sequence[str]) -> SourceError:
 
 
 def artifact_changed(file: FileAction, names: Sequence[str]) -> Refusal:
-    """A file of ours that tensors were taken from was written to while it was read."""
+    """Return the refusal of a target that was to share tensors with a file that was written to meanwhile."""
     listed = ", ".join(f"`{name}`" for name in names)
     problem = Problem(
         "artifact-changed",
@@ -106,9 +106,9 @@ def artifact_changed(file: FileAction, names: Sequence[str]) -> Refusal:
 def nonfinite(
     file: FileAction, bad: Sequence[tuple[Made, StepResult]], name_of: Callable[[bytes, str], str]
 ) -> Refusal:
-    """Values came out as NaN or Inf, or too large for the dtype.
+    """Return the refusal of a target with values that are NaN or Inf, or too large for the dtype.
 
-    `name_of` names an input by the digest of its tensor, given the name of the tensor that is made of it.
+    `name_of` returns the name of an input from the digest of its tensor and the name of the tensor that is made of it.
     """
     rows = []
     for made, result in bad[:_SHOWN]:
@@ -127,7 +127,7 @@ def nonfinite(
 
 
 def undefined(file: FileAction, bad: Sequence[tuple[Made, StepResult]]) -> Refusal:
-    """The method has no value for some tensors, or a user's own program failed for them."""
+    """Return the refusal of a target for some of whose tensors the method has no value, or a user's program failed."""
     rows = [f"{_called(file, made.name)}: {result.problem}" for made, result in bad[:_SHOWN]]
     if len(bad) > _SHOWN:
         rows.append(f"and {len(bad) - _SHOWN} more tensors")
@@ -146,12 +146,12 @@ def undefined(file: FileAction, bad: Sequence[tuple[Made, StepResult]]) -> Refus
 
 
 def _called(file: FileAction, tensor: str) -> str:
-    """Return what a target's files call a tensor, or the one that it is in."""
+    """Return a tensor's name in the target's files."""
     return file.description.blueprint.spelling.stored(tensor)
 
 
 def _failed(file: FileAction, bad: Sequence[tuple[Made, StepResult]], at: Place) -> Refusal:
-    """A user's own program failed for some tensors, most often for all of them alike."""
+    """Return the refusal of a target for which a user's own program failed, most often for all tensors alike."""
     names: dict[str, list[str]] = {}
     for made, result in bad:
         names.setdefault(result.problem, []).append(_called(file, made.name))
@@ -168,14 +168,14 @@ def _failed(file: FileAction, bad: Sequence[tuple[Made, StepResult]], at: Place)
 
 
 def program_failed(file: FileAction, error: ProgramError) -> Refusal:
-    """A user's own program cannot even be loaded, or does not say what memory it needs."""
+    """Return the refusal of a target whose user's own program can't be loaded, or doesn't tell what memory it needs."""
     message = f"`{error.where.file}` can't be used for `{file.name}`: {error}"
     mend = f"mend `{error.where.file}`, and trust it again; `[methods.NAME]` in docs/mergefile.md shows such a file"
     return Refusal(Problem("program-failed", message, error.where, mend), TargetError.exit_code)
 
 
 def too_large(file: FileAction, method: str, tensor: str, needed: int, available: int) -> Refusal:
-    """A method needs a tensor whole, and there is not so much memory."""
+    """Return the refusal of a target whose method needs a tensor whole, for which there is not enough memory."""
     problem = Problem(
         "too-large",
         f"`{method}` needs {needed:,} bytes of memory for `{_called(file, tensor)}`, and the machine has {available:,}",

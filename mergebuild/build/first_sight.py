@@ -1,14 +1,14 @@
-"""Build targets whose sources were never seen, hashing the sources in the very pass that merges them.
+"""Builds targets whose sources were never hashed, and hashes the sources in the same pass that merges them.
 
 A plan needs digests, and digests need the bytes. For a target that was never built, from sources that nobody pinned,
-nothing could be reused anyway; so the tensors are hashed one by one just before they are computed with, and a cold
-build reads each byte of a source from the disk once. What a tensor comes to (its terms gathered and ordered by digest,
-a copy or a step) is decided then, by the engine (`engine/first_sight.py`), by the rule that plans go by. Here the forms
-of targets become the groups of tensors that it is given, and what it found becomes checksums and figures.
+nothing could be reused anyway. So tensors are hashed one by one just before they are computed with, and a cold build
+reads each byte of a source from the disk once. How a tensor is then made (its terms gathered and sorted by digest; as a
+copy or a step) is decided by the engine (`engine/first_sight.py`), by the same rule as in plans. This module turns the
+forms of targets into the groups of tensors for the engine, and its results into checksums and figures.
 
-What only the digests of all tensors tell, the artifact's digest and the header that names it, follows after the pass.
-The header's length is known before, for a digest is as long as any other; where it is not (two sources turn out to be
-the same), the target is left to be built in the ordinary way.
+The artifact's digest, and the header that contains it, need the digests of all tensors, and follow after the pass. The
+header's length is known before, since all digests have the same length. If it turns out to be another (because two
+sources are equal), the target is built in the ordinary way.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["FirstSight"]
 
 
 class _NamedTensor(NamedTuple):
-    """A tensor by where it is: in a source, or in a target of the wave."""
+    """A tensor of a source, or of a target of the wave."""
 
     owner: str
     tensor: str
@@ -36,14 +36,14 @@ class _NamedTensor(NamedTuple):
 
 @dataclass(slots=True)
 class _Knot:
-    """Tensors that hang together: to be read, and to be made of these, each behind what it needs."""
+    """Connected tensors: those to be read, and those to be made of them, each after the tensors that it needs."""
 
     sources: dict[_NamedTensor, None] = field(default_factory=dict)
     made: list[_NamedTensor] = field(default_factory=list)
 
 
 class FirstSight:
-    """Fills a wave with files whose sources are not hashed yet. Every file target that they read is in it too."""
+    """Fills a wave with files whose sources are not hashed yet, together with every file target that they read."""
 
     def __init__(self, wave: Wave, sources: Sources) -> None:
         self._wave = wave
@@ -55,11 +55,11 @@ class FirstSight:
         """The sources that are not hashed."""
 
     def add(self, action: FileAction, temporary: Path) -> None:
-        """Add a file, behind those that it reads; its header is a provisional one."""
+        """Add a file after those that it reads; its header is a placeholder."""
         self._files[action.name] = len(self._wave.files), self._wave.output(action, temporary)
 
     def work(self) -> Pass:
-        """Return the pass that makes the tensors of all files added, and hashes what is left of their sources."""
+        """Return the pass that makes the tensors of all added files, and hashes the other tensors of their sources."""
         tied = self._tied()
         owners = dict.fromkeys(key.owner for knot in tied for key in knot.sources)
         self._unseen = [owner for owner in owners if not self._sources.file(owner).is_hashed]
@@ -67,7 +67,7 @@ class FirstSight:
         return Pass(outputs=self._wave.outputs, unseen=tuple(map(self._group, self._knots)))
 
     def settle(self, found: Sequence[SeenGroup]) -> list[SourceFile]:
-        """Take what the pass found: give the sources their checksums, and the wave its figures; return the sources."""
+        """Give the checksums that the pass found to the sources, and its figures to the wave; return the sources."""
         checksums: dict[str, dict[str, bytes]] = {owner: {} for owner in self._unseen}
         for knot, group in zip(self._knots, found, strict=True):
             for (owner, tensor), checksum, digest in zip(knot.sources, group.checksums, group.inputs, strict=True):
@@ -85,7 +85,7 @@ class FirstSight:
 
     @property
     def source_bytes(self) -> int:
-        """How many bytes of sources the pass reads, each once, and none that are at hand."""
+        """How many bytes of sources the pass reads, each counted once, without those at hand."""
         at_hand = self._sources.at_hand
         sources = {key: self._sources.file(key.owner) for knot in self._knots for key in knot.sources}
         return sum(
@@ -95,7 +95,7 @@ class FirstSight:
         )
 
     def _tied(self) -> list[_Knot]:
-        """Return the tensors of all files, those together that share something that is read."""
+        """Return the tensors of all files, connected if they share something that is read."""
         above: dict[_NamedTensor, _NamedTensor] = {}
 
         def root(key: _NamedTensor) -> _NamedTensor:
@@ -111,14 +111,14 @@ class FirstSight:
                 for key in keys:
                     above[root(key)] = root(_NamedTensor(name, tensor))
         knots: dict[_NamedTensor, _Knot] = {}
-        for made, keys in inputs:  # in the order of the files, so that each stands behind what it needs
+        for made, keys in inputs:  # in the order of the files, so that each comes after what it needs
             knot = knots.setdefault(root(made), _Knot())
             knot.made.append(made)
             knot.sources |= dict.fromkeys(key for key in keys if key.owner not in self._files)
         return list(knots.values())
 
     def _loose(self, tied: set[_NamedTensor]) -> list[_Knot]:
-        """Return the tensors of unseen sources that nothing is made of: they are hashed all the same."""
+        """Return the tensors of unhashed sources from which nothing is made: they must be hashed, too."""
         return [
             _Knot({_NamedTensor(owner, tensor): None})
             for owner in self._unseen
@@ -137,7 +137,7 @@ class FirstSight:
         return UnseenInput(lying.leaf, source.tensors[key.tensor].shape, lying.checksum)
 
     def _tensor(self, key: _NamedTensor, order: Mapping[_NamedTensor, int]) -> UnseenTensor:
-        """Return a tensor of a target. `order`: the inputs and tensors of its group."""
+        """Return a tensor of a target. `order`: the index of each input and tensor of its group."""
         index, file = self._files[key.owner]
         content = file.action.content
         info = content.header.tensors[key.tensor]

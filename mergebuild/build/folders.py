@@ -1,4 +1,4 @@
-"""Folders: files that wait for each other in a stage, and come to their places all at once or not at all."""
+"""Folders: their files wait for each other in a stage, and are published all at once or not at all."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ __all__ = ["Folders"]
 
 
 class Folders:
-    """The folders of the plan that is done now."""
+    """The folders of the current plan."""
 
     def __init__(self, context: BuildContext, places: OutputPlaces) -> None:
         self._context = context
         self._places = places
         self._of: dict[Judgement, FolderAction] = {}
         self._staged: dict[FileAction, Fresh] = {}
-        """Files that are written in full."""
+        """Files that are finished."""
         self.moving: dict[FileAction, ArtifactRow] = {}
-        """What of the history has a second name in a stage, and only that one when the stage is published."""
+        """Files of the history with a second name in a stage, which becomes their only one when the stage is
+        published."""
 
     def begin(self, plan: Plan) -> None:
         """Begin with a plan."""
         self._of = {each.judgement: each for each in plan.actions if isinstance(each, FolderAction)}
 
     def put(self, action: FileAction, fresh: Fresh, outcome: Outcome) -> None:
-        """Keep a file of a folder that is written in full; with the last one the folder is published."""
+        """Keep a finished file of a folder; with the last one, the folder is published."""
         folder, outcomes = self._of[action.judgement], self._context.outcomes
         self._staged[action] = fresh
         outcomes.done(action, outcome)
@@ -44,14 +45,14 @@ class Folders:
             self._publish(folder)
 
     def _publish(self, folder: FolderAction) -> None:
-        """Publish all files of a folder that are new, unless one of them may not take its place: then none."""
+        """Publish all new files of a folder; none, if one of them may not take its place."""
         context, path = self._context, self._context.path
         stage, noted = context.temporaries.stage(folder.judgement)
         staged = {part: self._staged.pop(part) for part in folder.files if part in self._staged}
         foreign = self._may_take_places(staged, folder)
         if foreign is None:
             return
-        noted.close()  # from here on it may hold what is not ours
+        noted.close()  # from here on the stage may have files that are not ours
         published = context.publisher.publish_folder(
             stage,
             {path(part): fresh for part, fresh in staged.items()},
@@ -66,7 +67,10 @@ class Folders:
             self._places.settle(part, published.rows[path(part)])
 
     def _may_take_places(self, staged: dict[FileAction, Fresh], folder: FolderAction) -> list[Path] | None:
-        """Return where something stands that is not ours and goes by force; None where files may not take places."""
+        """Return the paths with files that are not ours and are replaced by force.
+
+        None if a file may not take its place.
+        """
         context = self._context
         stage, _ = context.temporaries.stage(folder.judgement)
         foreign: list[Path] = []
@@ -83,7 +87,7 @@ class Folders:
         return None if refused else foreign
 
     def _tell(self, folder: FolderAction, aside: Sequence[Path], left: Path | None) -> None:
-        """Say what became of what was in a folder and is not ours."""
+        """Emit what happened to files in a folder that are not ours."""
         shown = folder.judgement.description.shown
         for place in aside:
             self._context.emit(Notice(f"what was in {shown} and is not ours is kept as {place}"))
@@ -91,7 +95,7 @@ class Folders:
             self._context.emit(Notice(f"{left} is what {shown} was before; the next build removes it"))
 
     def tidy(self) -> None:
-        """Take away what folders that were made had before, and record them; all actions are dealt with."""
+        """Remove former files of the folders that were made, and record these. All actions have an outcome."""
         for folder in self._of.values():
             if self._context.outcomes[folder].verdict not in (Verdict.FAILED, Verdict.SKIPPED):
                 self._remove_leftovers(folder)
@@ -100,9 +104,10 @@ class Folders:
                     self._places.record(made)
 
     def _remove_leftovers(self, folder: FolderAction) -> None:
-        """Remove files of ours that a folder has no more: clients may load an old shard for a new one.
+        """Remove files of ours that are no longer part of a folder: programs may load an old shard instead.
 
-        Of what `-o` wrote only these: who names a folder there may have named others, and files, in it before.
+        For `-o` only such shards are removed: the user may have written other targets and files into that folder
+        before.
         """
         made = folder.judgement.description
         assert made.goal.path is not None
@@ -113,7 +118,7 @@ class Folders:
             self._context.emit(Notice(f"{name} is not ours, and clients may load it instead"))
 
     def _superfluous(self, folder: FolderAction) -> list[ArtifactRow]:
-        """Return the files of ours in a folder that are no part of it now."""
+        """Return the files of ours in a folder that are not part of it now."""
         shelf = self._context.shelf
         wanted = {str(part.content.path) for part in folder.files}
         goal, old = folder.judgement.description.goal, _stale_names(folder)
@@ -125,7 +130,7 @@ class Folders:
 
 
 def _stale_names(folder: FolderAction) -> list[Path]:
-    """Return what is in a folder, is no part of it, and has a name by which clients look for weights."""
+    """Return files in a folder that are not part of it and have names by which programs look for weights."""
     wanted = {path for part in folder.files if (path := part.content.path)}
     folders = {path.parent for path in wanted if path.parent.is_dir()}
     beside = (path for each in folders for path in each.iterdir())

@@ -1,4 +1,4 @@
-"""What the builder is told of how to build."""
+"""The options of the builder."""
 
 from __future__ import annotations
 

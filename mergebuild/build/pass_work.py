@@ -1,7 +1,7 @@
-"""Put together the work of one pass: for each tensor of its targets a step, one more place of a step, or a copy.
+"""Makes the work of one pass: for each tensor of its targets a step, another place of a step, or a copy.
 
-A *wave* is a set of targets that are written in one pass over their inputs. Where a tensor lies is asked when the
-wave is made, for an earlier wave may have published it, or moved it into the history.
+A *wave* is a set of targets that are written in one pass over their inputs. Where a tensor is stored is looked up when
+the wave is made, since an earlier wave may have published it, or moved it into the history.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = ["Lying", "Wave", "WaveFile", "Whereabouts", "place_of"]
 
 @dataclass(frozen=True, slots=True)
 class Lying:
-    """A tensor that lies in a file as it is, with the checksum of its bytes and its count of values not finite."""
+    """A tensor as it is stored in a file, with its bytes' checksum and the number of values that are not finite."""
 
     leaf: Leaf
     checksum: bytes
@@ -46,7 +46,7 @@ class Lying:
 
 
 class Whereabouts:
-    """Says where tensors lie: in a source, else in an artifact."""
+    """Tells where tensors are stored: in a source, else in an artifact."""
 
     def __init__(self, sources: Sources, shelf: Shelf, origins: Origins) -> None:
         self._sources = sources
@@ -54,7 +54,10 @@ class Whereabouts:
         self._origins = origins
 
     def of(self, digests: Iterable[bytes], *, allow_nonfinite: bool) -> dict[bytes, Lying]:
-        """Return where tensors lie, for those that lie somewhere. Of a source's values nothing is known."""
+        """Return where tensors are stored, for those that are.
+
+        Values of a source that are not finite are not counted.
+        """
         found: dict[bytes, Lying] = {}
         elsewhere = []
         for digest in digests:
@@ -66,19 +69,19 @@ class Whereabouts:
         return found | self.in_artifacts(elsewhere, allow_nonfinite=allow_nonfinite)
 
     def in_artifacts(self, digests: Iterable[bytes], *, allow_nonfinite: bool) -> dict[bytes, Lying]:
-        """Return where tensors lie in artifacts, for those that lie in one."""
+        """Return where tensors are stored in artifacts, for those that are."""
         held = self._shelf.find(digests, allow_nonfinite=allow_nonfinite)
         return {digest: self._in_artifact(digest, each) for digest, each in held.items()}
 
     def in_source(self, digest: bytes, owner: str, tensor: str) -> Lying:
-        """Return where a source's tensor lies; without a checksum while the source is not hashed."""
+        """Return where a source's tensor is stored; without a checksum until the source is hashed."""
         source = self._sources.file(owner)
         info = source.tensors[tensor]
         checksum = source.checksums[tensor] if source.checksums is not None else b""
         return Lying(_leaf(digest, info, source.model.files), checksum, 0)
 
     def unrounded(self, digest: bytes) -> Made | None:
-        """Return how a tensor is made that only stands between others: of what lies somewhere by now, if it can be."""
+        """Return how an intermediate tensor is made; if possible, from tensors that are stored by now."""
         ways = self._origins.ways(digest)
         return next(filter(self._can_be_made, ways), ways[0]) if len(ways) > 1 else next(iter(ways), None)
 
@@ -87,15 +90,15 @@ class Whereabouts:
         return all(digest in lying or self._origins.ways(digest) for digest in made.reads)
 
     def source_paths(self) -> set[Path]:
-        """Return the files of all sources opened."""
+        """Return the files of all opened sources."""
         return {path for name in self._sources.opened() for path in self._sources.file(name).model.files}
 
     def at_hand(self) -> set[Path]:
-        """Return the sources' files that were just read whole, for hashing."""
+        """Return the sources' files that were just read completely for hashing."""
         return self._sources.at_hand
 
     def _in_artifact(self, digest: bytes, held: Held) -> Lying:
-        dtype = self._origins.dtype(digest) or "uint8"  # what no step reads is only copied
+        dtype = self._origins.dtype(digest) or "uint8"  # no step reads it: it is only copied
         entry = held.entry
         size = entry.end - entry.begin
         location, known = Location(held.path, entry.begin, size), entry.checksum
@@ -109,34 +112,34 @@ class Whereabouts:
 
 @dataclass(eq=False, slots=True)
 class WaveFile:
-    """A file of a wave: what is to be made, and the pass's figures of it."""
+    """A file of a wave: its action, and the pass's figures for it."""
 
     action: FileAction
     output: OutputFile
     computed: int = 0
-    """How many tensors are computed for it."""
+    """The number of tensors that are computed for it."""
     bytes_read: int = 0
 
 
 @dataclass
 class Wave:
-    """Files that are written in one pass, and what the pass takes."""
+    """Files that are written in one pass, and the work of that."""
 
     whereabouts: Whereabouts
     files: list[WaveFile] = field(default_factory=list)
     copied: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
-    """By digest: checksum and count of values not finite, for what is copied."""
+    """By digest: checksum and number of values that are not finite, for tensors that are copied."""
     counted: set[bytes] = field(default_factory=set)
-    """Tensors that arithmetic makes in this wave or did in one before: each counts once, where it is needed first."""
+    """Tensors that this wave or an earlier one computes: each counts once, for the first file that needs it."""
     draft: PassDraft = field(default_factory=PassDraft)
     operated: dict[bytes, Made] = field(default_factory=dict)
     """The tensors that operations make, by digest."""
     laid_out: tuple[OutputFile, ...] = ()
-    """The file of intermediate tensors, of a wave that writes nothing else."""
+    """The file of intermediate tensors, if the wave writes only that."""
 
     @property
     def outputs(self) -> tuple[OutputFile, ...]:
-        """What is written."""
+        """The files that are written."""
         return tuple(each.output for each in self.files) or self.laid_out
 
     def output(self, action: FileAction, temporary: Path) -> WaveFile:
@@ -167,10 +170,10 @@ class Wave:
         file.bytes_read = sum(read.values())
 
     def passes(self, known: Container[bytes], path_of: Callable[[int], Path]) -> list[Pass]:
-        """Return the pass that writes the files, behind those that lay out for it what it reads whole.
+        """Return the pass that writes the files, after passes that write intermediate tensors which it reads whole.
 
-        An intermediate tensor lies in no file. Where a survey or an operation reads one whole, an earlier pass writes
-        it into a file, at `path_of(depth)`. Surveys that are `known` are not made.
+        An intermediate tensor is in no output. If a survey or an operation reads one whole, an earlier pass writes it
+        to a file, at `path_of(depth)`. Surveys that are `known` are left out.
         """
         return self._passes(known, path_of, 0)
 
@@ -185,17 +188,17 @@ class Wave:
         return [*before._passes(known, path_of, depth + 1), self._pass(surveys.values(), laid)]
 
     def _unlaid(self, surveys: Iterable[SurveyKey]) -> list[Made]:
-        """Return the intermediate tensors that are read whole, by surveys too."""
+        """Return the intermediate tensors that operations or surveys read whole, and that are not in a file yet."""
         wanted = {digest for survey in surveys for digest in _reads(survey)}
         lying = self.whereabouts.of(wanted, allow_nonfinite=True)
         taken = {digest for made in self.operated.values() for part in made.parts for digest in part.reads}
         left = (wanted - lying.keys()) | (taken - self.draft.leaves.keys())
         found = [self.whereabouts.unrounded(digest) for digest in sorted(left)]
-        assert all(found)  # a target stands in a later wave than the files that it reads whole
+        assert all(found)  # a target is in a later wave than the files that it reads whole
         return [each for each in found if each is not None]
 
     def _lay_out(self, made: Sequence[Made], path: Path) -> Mapping[bytes, Leaf]:
-        """Have the pass of a wave without files write tensors into one; return where each will lie."""
+        """Make this wave, which has no files, write tensors into one file; return where each will be."""
         offset, leaves = 0, {}
         for each in made:
             if self.draft.put(each.digest, OutputRange(0, offset), None) is Way.STEP:
@@ -206,7 +209,7 @@ class Wave:
         return leaves
 
     def _pass(self, surveys: Iterable[SurveyKey], laid: Mapping[bytes, Leaf]) -> Pass:
-        """Return the pass. `laid`: where intermediate tensors lie that it reads whole."""
+        """Return the pass. `laid`: where intermediate tensors are that it reads whole."""
         leaves = {**self.draft.leaves, **laid}
         steps = dict(self.draft.steps)
         for digest, made in self.operated.items():
@@ -231,11 +234,11 @@ class Wave:
         return SurveyJob(survey.key, survey.method, dict(survey.arguments), tensors)
 
     def artifacts(self) -> set[Path]:
-        """Return the files that the pass reads and that are no sources."""
+        """Return the files that the pass reads and that are not sources."""
         return {path for path, _ in self._regions()} - self.whereabouts.source_paths()
 
     def source_bytes(self) -> int:
-        """Return how many bytes of sources the pass reads, each once, and none that were at hand."""
+        """Return how many bytes of sources the pass reads, each counted once, without those at hand."""
         paths = self.whereabouts.source_paths() - self.whereabouts.at_hand()
         return sum(size for (path, _), size in self._regions().items() if path in paths)
 
@@ -245,10 +248,10 @@ class Wave:
         return {(path, offset): size for path, offset, size in read if size}
 
     def _lying(self, action: FileAction) -> dict[bytes, Lying]:
-        """Return where the file's tensors lie as they are.
+        """Return where the file's tensors are already stored.
 
-        In an artifact before a source: the one that this file supersedes lies where blocks can be shared, and holds
-        long runs of what is wanted.
+        An artifact is preferred to a source: blocks can be shared with the one that this file supersedes, and it has
+        long runs of the wanted bytes.
         """
         rest = [each for each in action.content.made if each.digest not in self.draft.steps]
         copies = [each.digest for each in rest if each.is_copy]
@@ -258,9 +261,9 @@ class Wave:
         return self.whereabouts.of((each for each in copies if each not in found), allow_nonfinite=True) | found
 
     def _add_step(self, made: Made) -> None:
-        """Add what makes a tensor, behind all that it reads and that lies nowhere."""
+        """Add the step that makes a tensor, after steps for all that it reads and that is not stored."""
         digest = made.digest
-        if made.is_copy:  # perhaps of what only stands between others: that is written as it comes
+        if made.is_copy:  # if of an intermediate tensor, that is made and written directly
             made = self.whereabouts.unrounded(digest) or made
         self._add_leaves(made)
         for operand in made.inputs:
@@ -273,7 +276,7 @@ class Wave:
         self.counted.update((digest, *made.reads), _reads(made.survey) if made.survey else ())
 
     def _add_leaves(self, made: Made) -> None:
-        """Add the leaves that a tensor is made of, unless they are steps themselves, or must become some."""
+        """Add the leaves that a tensor is made of; for tensors that are neither stored nor steps, add steps."""
         leaves, steps = self.draft.leaves, self.draft.steps
         whole = [digest for part in made.parts for digest in part.reads if digest not in leaves]
         leaves |= {digest: each.leaf for digest, each in self.whereabouts.of(whole, allow_nonfinite=True).items()}
@@ -285,12 +288,12 @@ class Wave:
                 leaves[digest] = found[digest].leaf
             else:
                 between = self.whereabouts.unrounded(digest)
-                assert between is not None  # else whoever needs it stands behind whoever makes it
+                assert between is not None  # else a target in an earlier wave makes it
                 self._add_step(between)
 
 
 def _leaf(digest: bytes, info: TensorInfo, files: tuple[Path, ...]) -> Leaf:
-    """Return a source's tensor as what a pass reads; of its scales none is known by digest. `files`: the source's."""
+    """Return a source's tensor as a leaf; its scales have no digest. `files`: the source's."""
     first = info.pieces[0] if info.pieces else info
     size = info.end - info.begin
     location = Location(files[first.file], first.begin, size, info.pieces, files if info.pieces else ())
@@ -299,7 +302,7 @@ def _leaf(digest: bytes, info: TensorInfo, files: tuple[Path, ...]) -> Leaf:
 
 
 def place_of(content: FileContent, name: str, output: int) -> OutputRange:
-    """Return where a tensor of a file goes, which is the output of that number."""
+    """Return where a tensor of a file is written; `output`: the index of the file."""
     tensors = content.header.tensors
     info = tensors[name]
     if name in content.packing.turned:
@@ -312,7 +315,7 @@ def place_of(content: FileContent, name: str, output: int) -> OutputRange:
 
 
 def _call(made: Made) -> KernelCall | None:
-    """Return the operation that makes a tensor, still without what it takes whole."""
+    """Return the operation that makes a tensor, without the operands that it reads whole."""
     if made.operation is None:
         return None
     return KernelCall(
@@ -327,7 +330,7 @@ def _call(made: Made) -> KernelCall | None:
 
 
 def _reads(survey: SurveyKey) -> Iterator[bytes]:
-    """Yield the digests of all that a survey reads."""
+    """Yield the digests of all tensors that a survey reads."""
     return (digest for each in survey.tensors for operand in each.operands for digest in operand.reads)
 
 

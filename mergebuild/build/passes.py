@@ -1,7 +1,7 @@
-"""Run the pass of a wave, and publish what came whole out of it.
+"""Runs the pass of a wave, and publishes the files that are correct.
 
-A target whose values are not finite, or one of whose sources changed meanwhile, is not published; those that read it
-are skipped. Files whose sources were never hashed wait at their temporary places, without a header, until a plan says
+A target with values that are not finite, or with a source that changed meanwhile, is not published; targets that read
+it are skipped. Files whose sources were never hashed stay at their temporary paths, without a header, until a plan says
 what they are.
 """
 
@@ -49,12 +49,12 @@ class Passes:
         self.source_bytes_read = 0
         """Bytes of sources read so far."""
 
-    # Sources never seen
+    # Sources that were never hashed
 
     def look(self, actions: Sequence[FileAction]) -> dict[Goal, WrittenFile]:
-        """Run one wave whose sources are hashed in it; remember these, and return what was written.
+        """Run one wave whose sources are hashed in it; remember the hashes, and return what was written.
 
-        Its files are taken away at the end of the build, unless they are published by then.
+        Its files are removed at the end of the build, unless they are published by then.
         """
         began = time.perf_counter()
         context = self._context
@@ -79,7 +79,7 @@ class Passes:
     # Sources that are known
 
     def build(self, actions: Sequence[FileAction]) -> None:
-        """Run one wave and publish what came whole out of it."""
+        """Run one wave and publish the files that are correct."""
         began = time.perf_counter()
         context = self._context
         wave = Wave(self._whereabouts(), counted=context.outcomes.counted)
@@ -113,7 +113,7 @@ class Passes:
                 self.finish(action, each, is_again=action in again)
 
     def finish(self, action: FileAction, written: WrittenFile, *, is_again: bool) -> None:
-        """Publish a file that a pass wrote, or say why not. `is_again`: the pass wrote an equal one before it."""
+        """Publish a file that a pass wrote, or record why not. `is_again`: the pass wrote an equal one before it."""
         outcomes = self._context.outcomes
         with span("publish", target=action.name, file=action.content.shown):
             if outcomes.lacks(action):
@@ -125,7 +125,7 @@ class Passes:
             written.path.unlink(missing_ok=True)
 
     def _fault(self, action: FileAction, written: WrittenFile) -> Refusal | None:
-        """Return why a file that was written is not to be published."""
+        """Return why a written file must not be published; None if it may."""
         stale = sorted({own for each in written.changed if (own := source_of_part(each))} & action.description.sources)
         origins = self._context.outcomes.plan.origins
         if stale:
@@ -137,7 +137,7 @@ class Passes:
         return None
 
     def _is_put(self, action: FileAction, written: WrittenFile, *, is_again: bool) -> bool:
-        """Put a file at its place, or into its folder's stage; return whether it is there."""
+        """Publish a file, or put it into its folder's stage; return whether that was possible."""
         content, outcomes = action.content, self._context.outcomes
         assert content.digest is not None
         fresh = Fresh(content.digest, content.header_checksum, entries(content, written))
@@ -153,7 +153,7 @@ class Passes:
         return True
 
     def _name_of(self, digest: bytes, made: str) -> str:
-        """Return whose tensor a digest is, for people; by its own name too where what is `made` of it has another."""
+        """Return the owner of a tensor with this digest, for people; with its name there, if that is not `made`."""
         source = self._context.outcomes.plan.origins.source_of(digest)
         if source is None:
             return "an input"
@@ -167,10 +167,10 @@ class Passes:
         return Whereabouts(context.sources, context.shelf, context.outcomes.plan.origins)
 
     def _pass(self, work: Pass, names: Sequence[str]) -> PassResult:
-        """Run a pass with what earlier ones found out, and keep what it finds out.
+        """Run a pass with the findings of earlier ones, and keep its own.
 
         Raises:
-            SourceError: sources changed meanwhile, and it did not come to its end.
+            SourceError: sources changed meanwhile, so that it could not be finished.
         """
         context, options = self._context, self._context.options
         if work.operates:
@@ -189,14 +189,14 @@ class Passes:
             changed = {source_of_part(name) for name in context.sources.changed(context.sources.opened())}
             if not changed or (isinstance(error, OSError) and error.errno in NO_SPACE):
                 raise
-            raise failures.sources_changed(sorted(changed)) from error  # a file that is cut short fails in many ways
+            raise failures.sources_changed(sorted(changed)) from error  # reading a truncated file fails in many ways
         if done.learnt:
             context.ledger.keep_findings(done.learnt)
         return done
 
     @contextmanager
     def _laid_out(self, passes: Sequence[Pass], names: Sequence[str]) -> Iterator[None]:
-        """Have intermediate tensors in files for the time: those that these passes write."""
+        """Run passes that write intermediate tensors into files, which are removed after the block."""
         paths = [output.path for work in passes for output in work.outputs]
         try:
             with room(*paths):
@@ -207,11 +207,11 @@ class Passes:
             for path in paths:
                 path.unlink(missing_ok=True)
 
-    # What keeps files from being made
+    # Reasons for not making files
 
     @contextmanager
     def failing(self, actions: Sequence[FileAction]) -> Iterator[None]:
-        """With `keep_going`, have only these files fail when their sources do not let a pass come to its end."""
+        """With `keep_going`, let only these files fail if their sources keep a pass from being finished."""
         outcomes = self._context.outcomes
         try:
             yield
@@ -223,7 +223,10 @@ class Passes:
                     outcomes.fail(action, Refusal(error.problems[0], error.exit_code))
 
     def has_programs(self, action: FileAction) -> bool:
-        """Whether the programs of the user's own methods that a file needs can be loaded; if not, say why."""
+        """Whether the programs of the user's own methods that a file needs can be loaded.
+
+        If not, that becomes its outcome.
+        """
         try:
             for method in action.description.programs:
                 check_program(method)
@@ -233,7 +236,10 @@ class Passes:
         return True
 
     def _fits(self, work: Pass, actions: Sequence[FileAction]) -> bool:
-        """Whether there is memory for what a pass needs whole; if not, or a program can't say, say why of all files."""
+        """Whether there is memory for what a pass needs whole.
+
+        If not, or if a program fails to tell, all files fail.
+        """
         outcomes = self._context.outcomes
         try:
             short = _short_of_memory(work)
@@ -249,7 +255,7 @@ class Passes:
 
 
 def _short_of_memory(work: Pass) -> tuple[str, str, int, int] | None:
-    """Return a method, a tensor that it needs whole, and the bytes that this takes, if there is less memory."""
+    """Return a method, a tensor that it needs whole, the bytes for that, and those available, if these are too few."""
     available = platform.memory_bytes()
     for digest, needed in needs_memory(work) if available else ():
         operation = work.steps[digest].operation

@@ -1,7 +1,7 @@
-"""How a file that is written in full comes to its place, and what is recorded of its target then.
+"""How a finished file is published, and what is recorded of its target then.
 
-What stands at the place is looked at right before: while a pass runs, a user may change an output, or put a file where
-there was none. Nothing of theirs is replaced, but by force, and then it is kept aside.
+What is at the output's path is checked right before: while a pass runs, a user may change an output, or put a file
+where there was none. A user's file is replaced only by force, and is then kept aside.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ __all__ = ["OutputPlaces"]
 
 
 class OutputPlaces:
-    """The places that one build's files go to."""
+    """Publishes the files of one build."""
 
     def __init__(self, context: BuildContext) -> None:
         self._context = context
 
     def publish(self, action: FileAction, temporary: Path, fresh: Fresh) -> bool:
-        """Publish a file, unless another one that is not ours stands there and may not go."""
+        """Publish a file; return False if a file that is not ours is there and may not be replaced."""
         assert not action.is_part  # the files of a folder are published together
         if not self.may_take(action, fresh, temporary):
             return False
         shelf, path = self._context.shelf, self._context.path(action)
         row = shelf.at(path)[1] if action.content.path is None else None
-        if row is not None:  # the store keeps it already: another target of this wave came to the same
+        if row is not None:  # the store has it already: another target of this wave is equal
             temporary.unlink()
         else:
             row = self.put(action, temporary, fresh)
@@ -55,7 +55,7 @@ class OutputPlaces:
         )
 
     def may_take(self, action: FileAction, fresh: Fresh, at: Path) -> bool:
-        """Whether a file may go to its place: what stands there is ours, or the same, or may be put aside by force.
+        """Whether a file may take its place: the file there is ours, or equal, or may be put aside by force.
 
         `at`: where the new file is now.
         """
@@ -79,12 +79,12 @@ class OutputPlaces:
         return False
 
     def quarantine(self, row: ArtifactRow, what: str) -> None:
-        """Take a damaged file out of the way, and say so."""
+        """Move a damaged file into the quarantine, and emit that."""
         place = self._context.publisher.quarantine(row)
         self._context.emit(Notice(f"{what} was damaged, and is made again; the damaged file is {place}"))
 
     def _put_aside(self, action: FileAction) -> None:
-        """Keep what a user changed by hand, before an output takes its place by force."""
+        """Rename a file that a user changed by hand, before an output takes its place by force."""
         path = self._context.path(action)
         places = (path.with_name(fitting(path.stem, f".by-hand-{number}{path.suffix}")) for number in count(1))
         aside = next(place for place in places if is_gone(place))
@@ -92,7 +92,7 @@ class OutputPlaces:
         self._context.emit(Notice(f"what was at {action.content.shown} is kept as {aside.name}"))
 
     def settle(self, action: FileAction, row: ArtifactRow | None) -> None:
-        """Record what a target was built from, and keep a second name of its output where the project wants one."""
+        """Record what a target was built from, and keep a second name of its output if the project wants one."""
         is_extra = action.goal.is_extra
         is_output = action.content.path is not None and not is_extra
         if row is not None and is_output and not action.description.has_only_its_output:

@@ -1,4 +1,4 @@
-"""Bring whole artifacts to their places without arithmetic: moved, linked, cloned, or else copied."""
+"""Restores files from whole artifacts, without arithmetic: they are moved, linked, cloned, or else copied."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class Restoring:
         self._folders = folders
 
     def whole(self, action: FileAction) -> ArtifactRow | None:
-        """Return a whole artifact that the store has now of what is wanted."""
+        """Return an artifact that a file can be restored from now; None if there is none."""
         if action.content.digest is None:
             return None
         return whole_artifact(action.description, action.content, self._context.shelf)
 
     def restore(self, ready: Sequence[tuple[FileAction, ArtifactRow]], *, awaits: bool = True) -> None:
-        """Bring artifacts to the places of files that can be written.
+        """Restore files from artifacts.
 
-        All copies are made before any is published: the output of one may be what another is restored from.
-        `awaits`: whether what is kept where an earlier action's file is to be waits for that.
+        All copies are made before any is published: one file's output may be what another is restored from. `awaits`:
+        whether a file with the path of an earlier action's file in the store waits for that.
         """
         copies: dict[FileAction, tuple[Fresh, int]] = {}
         with room(*self._context.temporaries.by_themselves(action for action, _ in ready)):
@@ -57,11 +57,11 @@ class Restoring:
                     self._place(action, now, copies.get(action))
 
     def _is_there(self, action: FileAction, row: ArtifactRow) -> bool:
-        """Whether an artifact is where the file goes already: another target is kept at the same place."""
+        """Whether an artifact is at the file's path already: another target has the same path in the store."""
         return row.path == self._context.path(action) and row.header == action.content.header_checksum
 
     def _can_move(self, action: FileAction, row: ArtifactRow) -> bool:
-        """Whether an artifact of the history can be moved to a file's place as it is."""
+        """Whether an artifact of the history can be moved to a file's path as it is."""
         return (
             not action.is_part
             and row.kind == "history"
@@ -76,7 +76,7 @@ class Restoring:
         temporary = self._context.temporaries.of(action)
         row = shelf.row(wanted.id) or wanted
         if copy is None and not self._is_there(action, row) and not self._can_move(action, row):
-            copy = self._copied(action, row)  # another action was quicker to take it out of the history
+            copy = self._copied(action, row)  # another action has taken it out of the history
         fresh, written = copy or (Fresh(row.digest, row.header, shelf.entries(row)), 0)
         if action.is_part:
             seconds = time.perf_counter() - began
@@ -92,7 +92,7 @@ class Restoring:
         self._places.settle(action, placed)
 
     def _moved(self, action: FileAction, row: ArtifactRow) -> ArtifactRow:
-        """Move an artifact to a file's place, unless it is there."""
+        """Move an artifact to a file's path, unless it is there."""
         if self._is_there(action, row):
             return row
         keeps_former = not action.description.has_only_its_output
@@ -102,9 +102,9 @@ class Restoring:
         )
 
     def _copied(self, action: FileAction, row: ArtifactRow) -> tuple[Fresh, int]:
-        """Write a second file of an artifact, as a link or clone where that is free; return it and the bytes written.
+        """Write a second file of an artifact, as a link or clone if that is free; return it and the bytes written.
 
-        With other metadata it gets a header of its own; the data are the same, in the same order.
+        If its metadata are to be others it gets another header; the data are the same, in the same order.
         """
         temporary = self._context.temporaries.of(action)
         temporary.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,10 @@ class Restoring:
         return fresh, action.content.size
 
     def _is_linked(self, action: FileAction, row: ArtifactRow, temporary: Path) -> bool:
-        """Give an artifact a second name, where one of the two will be gone or the project wants that; or not."""
+        """Give an artifact a second name, if one of the two will be removed or the project wants this.
+
+        Return whether it has.
+        """
         moving = self._folders.moving
         is_spare = row.kind == "history" and action.is_part
         if is_spare and row not in moving.values() and platform.link_or_none(row.path, temporary):

@@ -1,7 +1,7 @@
-"""Where files lie while they are written, and what takes them away when anything goes wrong.
+"""Where files are while they are written, and what removes them if anything goes wrong.
 
-A file is written beside its place; the files of a folder in a *stage*, where they wait for each other. All of it is
-noted (`system/scratch.py`), so that it goes even if the process has to end at once.
+A file is written beside its place; the files of a folder in a *stage*, where they wait for each other. All of them are
+noted (`system/scratch.py`), so that they are removed even if the process must end at once.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ from mergebuild.system.publishing import temporary_path
 __all__ = ["NO_SPACE", "Temporaries", "room"]
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
-"""What a system answers when a disk takes no more."""
+"""Errors of a system whose disk is full."""
 
 
 class Temporaries:
-    """The temporary places of one build."""
+    """The temporary files of one build."""
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
         self.stack = ExitStack()
-        """What is taken away at the end, also when that is an error."""
+        """Removes them at the end, also after an error."""
         self._stage_of: dict[Judgement, tuple[Stage, ExitStack]] = {}
-        """Where the files of a folder wait for each other; and what has it removed if the process ends before."""
+        """For a folder: its stage, and what removes that if the process ends early."""
 
     def of(self, action: FileAction) -> Path:
-        """Return where a file is written first: the files of a folder in a stage of their own.
+        """Return where a file is written first; for a file of a folder, in a stage.
 
         Raises:
-            OSError: there can be none.
+            OSError: it can't be written there.
         """
         path = action.place(self._shelf)
         return self.stage(action.judgement)[0].place(path) if action.is_part else temporary_path(path)
 
     def stage(self, judgement: Judgement) -> tuple[Stage, ExitStack]:
-        """Return the stage of a folder, and what keeps it noted."""
+        """Return the stage of a folder, and the context in which that is noted."""
         known = self._stage_of.get(judgement)
         if known is None:
             path = judgement.description.goal.path
-            assert path is not None  # what the store keeps is a file
+            assert path is not None  # the store keeps no folders
             stage, noted = Stage(path), self.stack.enter_context(ExitStack())
             noted.enter_context(scratch.noted([stage.path]))
             self.stack.callback(stage.remove)
@@ -57,7 +57,7 @@ class Temporaries:
         return known
 
     def by_themselves(self, actions: Iterable[FileAction]) -> list[Path]:
-        """Return what must be removed when something fails; a stage is removed by itself, while it is one."""
+        """Return the temporary files that must be removed if something fails; a stage removes itself."""
         return [temporary_path(action.place(self._shelf)) for action in actions if not action.is_part]
 
     def can_write(self, action: FileAction) -> bool:
@@ -74,17 +74,17 @@ class Temporaries:
 
 @contextmanager
 def room(*temporary: Path) -> Iterator[None]:
-    """Have temporary files removed when anything goes wrong in this block.
+    """Remove temporary files if anything goes wrong in this block.
 
     Raises:
-        NoSpaceError: in place of what a full disk raises.
+        NoSpaceError: in place of the error of a full disk.
     """
     with scratch.noted(temporary):
         try:
             yield
         except BaseException as error:
             for path in temporary:
-                with suppress(OSError):  # of one that can't be removed, the next build is told by its name
+                with suppress(OSError):  # the next build finds it by its name
                     path.unlink(missing_ok=True)
             if isinstance(error, OSError) and error.errno in NO_SPACE:
                 raise NoSpaceError.one(

@@ -1,7 +1,7 @@
-"""Which files are written in one pass over their inputs: a *wave*, of as many as a process can hold open.
+"""Which files are written in one pass over their inputs: a *wave*, with as many as a process can hold open.
 
-A wave is published when it is over, and a build that is killed keeps the waves before. What a method must know first,
-it reads from files that an earlier wave published.
+A wave is published when it ends, so a build that is killed keeps the waves before. Surveys read from files that an
+earlier wave has published.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from mergebuild.system import limits
 __all__ = ["most_files", "waves"]
 
 _WAVE = 200
-"""Targets a wave at most: each holds one file open."""
+"""The most targets of a wave: each holds one file open."""
 _MUCH = 4 << 30
-"""Bytes written by a wave after which it is worth while to publish them: some seconds of work."""
+"""If a wave writes more bytes, it is worth while to publish it: some seconds of work."""
 
 
 def most_files() -> int:
-    """Return how many targets a wave has at most."""
+    """Return the most targets of a wave."""
     return min(_WAVE, limits.files_at_once())
 
 
 def waves(actions: Sequence[FileAction]) -> Iterator[list[FileAction]]:
     """Yield files in waves.
 
-    One ends where it has written much and the next file has no source with it in common, which would be read twice.
-    The files of a folder, which are published together, are in one wave where it can hold them; if not, who reads the
-    folder is in a later one than all of them.
+    A wave ends if it writes much and the next file shares no source with it, which would be read twice. The files of a
+    folder, which are published together, are in one wave if it can hold them; if not, targets that read the folder are
+    in a later wave than all of them.
     """
     some: list[FileAction] = []
     most = most_files()

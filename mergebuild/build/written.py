@@ -1,4 +1,4 @@
-"""Files that a pass wrote in full at their temporary paths: what was found out about each, its table, its faults."""
+"""Files that a pass has written at their temporary paths: the results for each, its table, and its faults."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ __all__ = ["WrittenFile", "entries", "made_before", "nonfinite", "undefined", "w
 
 @dataclass(frozen=True, eq=False, slots=True)
 class WrittenFile:
-    """What a pass found out about a file that it wrote."""
+    """The results of a pass for a file that it wrote."""
 
     path: Path
     steps: Mapping[bytes, StepResult]
-    """By digest: what became of the tensors that were computed."""
+    """By digest: the results for tensors that were computed."""
     copied: Mapping[bytes, tuple[bytes, int]]
-    """By digest: checksum and count of values not finite, for what was copied."""
+    """By digest: checksum and number of values that are not finite, for tensors that were copied."""
     computed: int
     bytes_read: int
     seconds: float
     changed: frozenset[str]
     """Sources that changed while they were read."""
     header_size: int
-    """Bytes before the data, as they were left room for."""
+    """The bytes of the room left for the header."""
 
 
 def written_files(wave: Wave, done: PassResult, changed: frozenset[str], seconds: float) -> Iterator[WrittenFile]:
-    """Yield what a wave that was run wrote, file by file. `seconds`: of all of them together."""
+    """Yield the files that a wave has written. `seconds`: for all of them together."""
     for file in wave.files:
         yield WrittenFile(
             file.output.path,
@@ -53,20 +53,20 @@ def written_files(wave: Wave, done: PassResult, changed: frozenset[str], seconds
 
 
 def made_before(actions: Iterable[FileAction]) -> set[FileAction]:
-    """Return the files that are equal to one before them."""
+    """Return the files that are equal to an earlier one."""
     first: dict[tuple[bytes | None, str], FileAction] = {}
     return {each for each in actions if first.setdefault(each.content.data, each) is not each}
 
 
 def undefined(action: FileAction, steps: Mapping[bytes, StepResult]) -> list[tuple[Made, StepResult]]:
-    """Return the tensors that a method has no value for."""
+    """Return the tensors for which a method has no value."""
     return [(each, result) for each, result in _results(action, steps) if result.problem]
 
 
 def nonfinite(action: FileAction, steps: Mapping[bytes, StepResult], origins: Origins) -> list[tuple[Made, StepResult]]:
-    """Return the tensors that arithmetic made with values that are NaN or Inf, unless these may be written.
+    """Return the computed tensors with values that are NaN or Inf, unless these may be written.
 
-    A copy may be of what a virtual target is.
+    A copy counts as computed if it is one of a virtual target's tensor.
     """
     if action.description.allows_nonfinite:
         return []
@@ -82,7 +82,7 @@ def _results(action: FileAction, steps: Mapping[bytes, StepResult]) -> Iterator[
 
 
 def entries(content: FileContent, written: WrittenFile) -> list[Entry]:
-    """Return the table of a file that was written; what follows from its bytes is added to it first."""
+    """Return the table of a written file; first the bytes that follow from the others are added to it."""
     found = []
     for each in content.made:
         info = content.header.tensors[each.name]
@@ -98,7 +98,7 @@ def entries(content: FileContent, written: WrittenFile) -> list[Entry]:
 
 
 def _framed(content: FileContent, temporary: Path) -> Iterator[Entry]:
-    """Yield what lies between the tensors of a file and behind them, once the rest of it was written."""
+    """Write the bytes between the tensors of a file and after the last one, and yield entries for them."""
     if not content.packing.fixed:
         return
     with temporary.open("rb+") as file:
