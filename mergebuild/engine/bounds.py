@@ -1,6 +1,6 @@
-"""How much memory a build takes at most, said before there is anything to compute with; and what keeps it so small.
+"""How much memory a build uses at most, known before it runs; and the limits that keep it so small.
 
-No torch here, nor the engine: `plan` says it too.
+It imports neither torch nor the engine, as `plan` shows this, too.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from mergebuild.results.build import MemoryBounds
 __all__ = ["DEVICE_MEMORY", "PER_DEVICE", "RING", "STAGED", "memory_bounds"]
 
 _HOST = 450 << 20
-"""Bytes that a pass takes at most without a device, torch's own included."""
+"""The most bytes that a pass uses without a device, including torch's own."""
 
 DEVICE_MEMORY = 4 << 30
-"""Bytes that are taken of a device's memory at most, but for tensors that a method must have whole."""
+"""The most bytes of a device's memory that are used, besides tensors that a method needs whole."""
 
 PER_DEVICE = 8
-"""Threads that keep a device busy; each has pinned buffers of its own."""
+"""Threads that keep a device busy; each has its own pinned buffers."""
 
 STAGED = 1 << 23
 """Bytes of a pinned buffer; a multiple of every dtype's width."""
 
 RING = 4
-"""Pinned buffers of a thread, each way."""
+"""Pinned buffers of a thread, in each direction."""
 
 
 def memory_bounds(whole: int, *, device: bool) -> MemoryBounds:
-    """Return what passes take at most. `whole`: bytes of the largest tensors that a method must have whole.
+    """Return the most memory that passes use. `whole`: bytes of the largest tensors that a method needs whole.
 
-    Of methods that decompose a tensor the bound is an estimate: they need several times what they are given.
+    For methods that decompose a tensor it is an estimate: they need several times the size of their inputs.
     """
     host = _HOST + 3 * whole
     if not device:

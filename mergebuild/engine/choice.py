@@ -1,8 +1,8 @@
-"""Which tensors of a pass are made on a device: all that people asked for, or those that are done sooner there.
+"""Which tensors of a pass are computed on a device: all, if the user says so, or those that are faster there.
 
-How long a tensor takes is estimated from how often its method goes over the values (`Making.passes`) and how fast this
-machine does that: the processor, the device, and the way between them. That is measured once, in a moment, and kept
-with what else was found out. A merge that is done at the speed of memory has nothing to gain from a way twice as long.
+The time for a tensor is estimated from how often its method goes over the values (`Making.passes`) and how fast this
+machine does that: the processor, the device, and the transfers between them. This is measured once, in a moment, and
+kept with the findings. A merge that is as fast as memory can gain nothing from transfers that take twice as long.
 """
 
 from __future__ import annotations
@@ -22,49 +22,49 @@ from mergebuild.methods.making import Linear
 __all__ = ["Choice", "Rates", "chosen", "measured"]
 
 _WORTH = 2.0
-"""Seconds that a pass must save: to begin with a device takes about as long."""
+"""Seconds that a pass must save: starting a device takes about as long."""
 
 _MARGIN = 1.5
-"""How many times as fast a tensor must be made there; estimates are not better than that."""
+"""How many times as fast a tensor must be made there; the estimates are not more precise than that."""
 
 _SLOW = 1e9
-"""Values that any processor's thread goes over in a second."""
+"""Values that a thread of any processor goes over in a second."""
 
 _COUNT = 1 << 19
-"""Values that the processor is measured with, as many as it computes with at a time."""
+"""Values for measuring the processor: as many as it computes with at a time."""
 
 _ROUNDS = 8
 
 _STEPS = 16
-"""Kernels asked of a device before it is waited for."""
+"""Kernels that a device is asked for before waiting for it."""
 
 
 class Rates(NamedTuple):
-    """What a machine does in a second."""
+    """The speed of a machine, per second."""
 
     processor: float
     """Values that one thread goes over once."""
     device: float
     """Values that the device goes over once."""
     host: float
-    """Bytes that one thread puts into pinned memory."""
+    """Bytes that one thread copies to pinned memory."""
     bus: float
-    """Bytes that go to the device."""
+    """Bytes that are transferred to the device."""
 
 
 class Choice:
     """What a pass is computed with: the processor, and perhaps devices."""
 
     def __init__(self, found: Sequence[Device] = (), pays: Callable[[Sequence[Step]], bool] | None = None) -> None:
-        """Take what is done sooner on these devices; everything when nothing says what that is."""
+        """Take the devices, and what tells whether steps are faster there; None: all are."""
         self.devices = found
         self._pays = pays
 
     def is_for_device(self, job: Cluster | SurveyJob) -> bool:
-        """Whether a cluster, or what a survey looks at, is to be computed on a device."""
+        """Whether a cluster, or a part of a survey, is to be computed on a device."""
         if self._pays is None or not self.devices:
             return bool(self.devices)
-        if isinstance(job, SurveyJob):  # nobody has estimated one
+        if isinstance(job, SurveyJob):  # there is no estimate for surveys
             return False
         return self._pays([step for each in (job, *job.siblings) for step in each.steps])
 
@@ -79,19 +79,19 @@ def chosen(
 
     Args:
         option: `auto`, `cpu`, `cuda` or `cuda:N`.
-        steps: All that is known to be computed.
-        threads: How many compute on the processor.
-        rates_of: Gives back what was measured under a key, or else measures, and keeps it.
+        steps: All steps that are known to be computed.
+        threads: How many threads compute on the processor.
+        rates_of: Returns what was measured under a key before, or else measures and keeps it.
 
     Raises:
         UsageError: there is no such device.
-        RuntimeError: the device does not work, as torch puts it.
+        RuntimeError: the device does not work, with torch's message.
     """
     if option != "auto":
         return Choice(device_named(option) if option != "cpu" else ())
     able = [step for step in steps if _is_exact(step)]
     if sum(map(_passes, (step for step in able if step.operation))) < _WORTH * threads * _SLOW:
-        return Choice()  # and nobody waited for a driver
+        return Choice()  # without waiting for a driver
     found = devices()
     if not found:
         return Choice()
@@ -131,10 +131,10 @@ def _key(device: Device) -> bytes:
 
 
 def measured(device: Device) -> Rates:
-    """Measure; in about a tenth of a second, behind what a device takes to begin.
+    """Measure the speed of this machine, in about a tenth of a second besides the device's start.
 
     Raises:
-        RuntimeError: the device does not work, as torch puts it.
+        RuntimeError: the device does not work, with torch's message.
     """
     values = torch.ones(_COUNT)
     processor = _COUNT / _least(lambda: values.mul_(1.0))
@@ -161,7 +161,7 @@ def measured(device: Device) -> Rates:
 
 
 def _least(work: Callable[[], object]) -> float:
-    """Return the least number of seconds that some work takes."""
+    """Return the fewest seconds that some work took."""
     taken = []
     for _ in range(_ROUNDS):
         began = time.perf_counter()

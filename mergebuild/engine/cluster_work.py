@@ -1,4 +1,4 @@
-"""A cluster under way: its makers, the buffers that its chunks are in, and how one chunk of each step is made."""
+"""A cluster being computed: its makers, the buffers of its chunks, and how one chunk of each step is made."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from mergebuild.methods.method import UndefinedError
 __all__ = ["ClusterWork", "Extent", "chunk_for"]
 
 Extent = tuple[int, int]
-"""Elements of a tensor: the first, and how many."""
+"""A range of elements: the first, and how many."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterWork:
-    """What computes one cluster."""
+    """What is needed to compute one cluster."""
 
     cluster: Cluster
     makers: Sequence[Maker]
@@ -36,14 +36,14 @@ class ClusterWork:
         return ((start, min(size, count - start)) for start in range(0, count, size))
 
     def chunks(self, extent: Extent) -> list[torch.Tensor]:
-        """Return the chunks of all leaves, and behind them the places of what the makers keep for each other."""
+        """Return the chunks of all leaves, followed by buffers for the chunks that makers keep for each other."""
         slots, (start, count) = self.room.slots, extent
         chunks = [self.reader.load(leaf, start, count, slots[slot]) for slot, leaf in enumerate(self.cluster.leaves)]
         kept = sum(maker.kept is not None for maker in self.makers)
         return chunks + [slots[len(chunks) + number][:count] for number in range(kept)]
 
     def made(self, maker: Maker, chunks: list[torch.Tensor], extent: Extent) -> torch.Tensor | None:
-        """Return a maker's chunk, kept for others where it has no place to be rounded for; None if it has no value."""
+        """Return a maker's chunk, or None if it has no value. If it isn't written anywhere, it is kept for others."""
         maker.problem = maker.problem or next(
             (each.problem for each in self.makers if each.problem and each.kept in maker.inputs), None
         )
@@ -60,12 +60,12 @@ class ClusterWork:
         return value
 
     def below(self, maker: Maker) -> list[Maker]:
-        """Return the makers that one depends on, each behind those that it depends on itself."""
+        """Return the makers that one depends on, each after those that it depends on itself."""
         return [each for step in self.cluster.below(maker.step) for each in self.makers if each.step is step]
 
 
 def chunk_for(makers: Sequence[Maker], count: int, chunk: int) -> int:
-    """Return how many elements to make at a time, so that every kernel gets what must not be cut."""
+    """Return how many elements to make at a time, so that every kernel gets whole units."""
     whole = any(place.turned for maker in makers for place in maker.step.places)
     unit = math.lcm(*(maker.unit for maker in makers), max(1, count) if whole else 1)
     if unit >= count:

@@ -1,8 +1,8 @@
-"""Compute clusters with compiled kernels, straight from the files' bytes to those of the outputs. No torch.
+"""Computes clusters with compiled kernels, directly from the files' bytes to those of the outputs. No torch.
 
-What a cluster comes to is what `compute.py` makes of it, to the bit; `can` says which clusters can be done here. No
-chunk of an input is widened as a whole: kernels do that tile by tile, in the processor's cache, and round and hash
-what they make there. The interpreter's lock is held between chunks alone.
+The results are the same as those of torch (`worker.py`), bit for bit; `can` tells which clusters can be computed here.
+Inputs are not widened chunk by chunk: kernels do that tile by tile, in the processor's cache, where they also round and
+hash the results. The interpreter's lock is held only between chunks.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from mergebuild.methods.shares import shares_of
 __all__ = ["CompiledWorker", "can", "can_group", "can_make", "can_often", "memory_for", "read_by"]
 
 _WIDEST = 8
-"""Bytes of an element in the widest dtype: there is room for that where a chunk is kept."""
+"""Bytes of an element of the widest dtype, for the size of buffers."""
 
 
 def can(cluster: Cluster) -> bool:
-    """Whether all of a cluster can be computed with compiled kernels."""
+    """Whether all steps of a cluster can be computed with compiled kernels."""
     return (
         bool(native.variant)
         and not cluster.siblings
@@ -56,7 +56,7 @@ def can(cluster: Cluster) -> bool:
 
 
 def can_make(step: Step) -> bool:
-    """Whether a step can be made with compiled kernels, if what it reads can be read."""
+    """Whether a step can be made with compiled kernels, provided that its inputs can be read."""
     return (
         bool(native.variant)
         and step.dtype in native.DTYPES
@@ -66,7 +66,7 @@ def can_make(step: Step) -> bool:
 
 
 def memory_for(operation: KernelCall) -> int:
-    """Return how many bytes an operation that can be made needs beside chunks: 0 unless it needs the tensor whole."""
+    """Return how many bytes an operation needs besides chunks: 0 unless its method needs the tensor whole."""
     method, call = _form_of(operation), _call_of(operation)
     if method is None or method.working_set is None:
         return 0
@@ -74,18 +74,18 @@ def memory_for(operation: KernelCall) -> int:
 
 
 def can_often(method: Method) -> bool:
-    """Whether compiled kernels make most of a method's tensors: combinations, and what has a compiled form."""
+    """Whether compiled kernels make most tensors of a method: it makes combinations, or has a compiled form."""
     return bool(native.variant) and (not method.makes.maker or method.name in FAMILIES)
 
 
 def _form_of(operation: KernelCall) -> CompiledMethod | None:
-    """Return the compiled form of an operation, if it has one."""
+    """Return the compiled form of an operation; None if it has none."""
     found = compiled_method(operation.method.name) if operation.method.makes.program is None else None
     return found if found is not None and found.takes(_call_of(operation), len(operation.inputs)) else None
 
 
 def _can_add(operation: KernelCall) -> bool:
-    """Whether it is what LoRAs add to a tensor, of factors that can be read, and compiled kernels make it."""
+    """Whether it adds LoRAs to a tensor, with factors that can be read, and a compiled kernel does that."""
     return (
         isinstance(added := operation.arguments.get("deltas"), DeltaSum)
         and all(part and all(_can_read(leaf) for leaf, _ in part) for part in operation.parts)
@@ -94,7 +94,7 @@ def _can_add(operation: KernelCall) -> bool:
 
 
 def _dtype_of(part: Combination) -> str:
-    """Return the dtype in which a kernel has what it takes whole: a lone tensor's own."""
+    """Return the dtype in which a kernel gets an operand that it takes whole: a single tensor keeps its own."""
     return part[0][0].dtype if _is_lying(part) else "float32"
 
 
@@ -107,7 +107,7 @@ def _call_of(operation: KernelCall) -> Call:
 
 
 def can_group(group: UnseenGroup) -> bool:
-    """Whether all that may become of an unseen group can be computed with compiled kernels, or is copied."""
+    """Whether all tensors that an unseen group may have can be computed with compiled kernels, or are copied."""
     stored = [each.leaf.stored for each in group.inputs] + [each.dtype for each in group.tensors]
     made = [each for each in group.tensors if not (_is_lone(each) and stored[each.terms[0][0]] == each.dtype)]
     read = {index for each in made for index, _ in each.terms if index < len(group.inputs)}
@@ -128,23 +128,23 @@ def _can_read(leaf: Leaf) -> bool:
 
 @dataclass(slots=True)
 class _StepMaker:
-    """A step, ready to run."""
+    """A step, ready to be computed."""
 
     step: Step
     inputs: Sequence[int]
     """The indices of the chunks that it reads, in order."""
     odd: bool
-    """Whether what it reads is rounded to odd."""
+    """Whether its input is rounded to odd."""
     slot: int | None = None
-    """The index under which later steps read its chunks; None when none does."""
+    """The index under which later steps read its chunks; None if none does."""
     room: memoryview | None = None
-    """Where its chunks are made; None: in the blocks that are written."""
+    """The buffer for its chunks; None: they are made in the blocks that are written."""
     unit: int = 1
     """How many elements must be made together."""
     applied: Applied | None = None
-    """What makes its chunks, once that is known; its inputs are counted among those of the step."""
+    """The kernel that makes its chunks, once it is known, with the inputs that it takes."""
     unknowable: bool = False
-    """Whether an input has a NaN or an infinity, so that there is no statistic and all of it is NaN."""
+    """Whether an input has a NaN or an infinity, so that there is no statistic and all of it becomes NaN."""
     problem: UndefinedError | None = None
     """Why it has no value."""
     running: native.Hash = field(default_factory=native.Hash)
@@ -153,7 +153,7 @@ class _StepMaker:
 
 
 class CompiledWorker:
-    """Computes clusters, one after another, on one thread."""
+    """Computes clusters, one after another, in one thread."""
 
     def __init__(
         self, outputs: Outputs, mappings: Mappings, stop: threading.Event, findings: Findings, *, chunk: int
@@ -164,18 +164,19 @@ class CompiledWorker:
         self._findings = findings
         self._chunk = chunk
         self._kept: list[Block] = []
-        """Room for what steps keep for each other, a chunk each."""
+        """Buffers for chunks that steps keep for each other."""
         self._reads = False
-        """Whether chunks are read, not mapped: a cluster's are at hand together, and mappings keep files open."""
+        """Whether chunks are read, and not mapped: all chunks of a cluster are used at once, and mappings keep files
+        open."""
         self._known_scales: dict[Leaf, bytes] = {}
-        """The scales of the cluster at hand."""
+        """The scales of the current cluster."""
         self._unhashed: dict[int, native.Hash] = {}
-        """The chunks at hand, by index, whose bytes are still to be hashed: by whoever reads them first."""
+        """The current chunks, by index, whose bytes are not hashed yet; the first step that reads one hashes it."""
 
     def run(self, cluster: Cluster, hashes: Mapping[bytes, native.Hash] | None = None) -> dict[bytes, StepResult]:
-        """Compute and write all steps of a cluster; return what came of each.
+        """Compute and write all steps of a cluster; return the result of each.
 
-        `hashes`: of leaves that are hashed on the way, by digest.
+        `hashes`: for leaves that are hashed in passing, by digest.
         """
         wanted = hashes or {}
         hashed = {index: wanted[leaf.digest] for index, leaf in enumerate(cluster.leaves) if leaf.digest in wanted}
@@ -203,7 +204,7 @@ class CompiledWorker:
         return {maker.step.digest: self._result(maker, cluster) for maker in makers}
 
     def _makers(self, cluster: Cluster) -> list[_StepMaker]:
-        """Return what makes the steps."""
+        """Return the makers of the steps."""
         slots = {leaf.digest: index for index, leaf in enumerate(cluster.leaves)}
         stored = {leaf.digest: leaf.stored for leaf in cluster.leaves}
         read = {digest for step in cluster.steps for digest in step.reads}
@@ -215,7 +216,7 @@ class CompiledWorker:
                 maker.unit = _unit_of(step.operation)
             if _is_turned(step):
                 maker.unit = max(1, cluster.count)  # it is written transposed once all of it is there
-            if step.digest in read and step.digest not in slots:  # else its readers have it from a file
+            if step.digest in read and step.digest not in slots:  # else it is read from a file
                 maker.slot = slots[step.digest] = len(slots)
             if step.operation is None:
                 maker.applied = _linear(step)
@@ -226,10 +227,10 @@ class CompiledWorker:
         """Return the chunks of all leaves, by index."""
         return {index: self._part(leaf, *span) for index, leaf in enumerate(cluster.leaves)}
 
-    # What must be known of whole tensors
+    # Statistics, and operands that are taken whole
 
     def _prepare(self, maker: _StepMaker, makers: Sequence[_StepMaker], cluster: Cluster, size: int) -> None:
-        """Find out what makes the chunks of an operation."""
+        """Find the kernel that makes the chunks of an operation, with its statistic."""
         reasons = (each.problem for each in makers if each.slot in maker.inputs)
         maker.problem = next(filter(None, reasons), None)
         operation = maker.step.operation
@@ -239,7 +240,7 @@ class CompiledWorker:
             maker.applied = self._adding(operation, None if maker.step.places else maker.room)
             return
         method, call, state = _form_of(operation), _call_of(operation), None
-        assert method is not None  # else torch would make it
+        assert method is not None  # `can` has checked it
         try:
             if method.statistic is not None:
                 state = self._state(maker, method.statistic, makers, cluster, size)
@@ -249,7 +250,7 @@ class CompiledWorker:
             maker.problem = error
 
     def _adding(self, operation: KernelCall, room: memoryview | None) -> Applied:
-        """Return what makes what LoRAs add to a tensor, of factors that are read whole."""
+        """Return the kernel that adds LoRAs to a tensor; their factors are read whole."""
         added = operation.arguments["deltas"]
         assert isinstance(added, DeltaSum)
         found = lora.applied(added, operation.shape, list(map(self._whole, operation.parts)), room)
@@ -259,7 +260,7 @@ class CompiledWorker:
         return found
 
     def _whole(self, part: Combination) -> Plain:
-        """Return what an operation takes whole: a lone tensor as it lies."""
+        """Return an operand that is taken whole; a single tensor as it is stored."""
         first = part[0][0]
         if _is_lying(part):
             return self._bytes(first, 0, first.count), first.dtype
@@ -272,7 +273,7 @@ class CompiledWorker:
     def _state(
         self, maker: _StepMaker, statistic: CompiledStatistic, makers: Sequence[_StepMaker], cluster: Cluster, size: int
     ) -> State:
-        """Return the state of a statistic: what is known, or what looks at all chunks come to."""
+        """Return the state of a statistic, from a finding or by going through all chunks."""
         operation = maker.step.operation
         assert operation is not None
         key = statistic_key(operation, statistic.name, statistic.arguments, statistic.version, device="cpu")
@@ -286,13 +287,13 @@ class CompiledWorker:
     def _looked_through(
         self, maker: _StepMaker, statistic: CompiledStatistic, makers: Sequence[_StepMaker], cluster: Cluster, size: int
     ) -> State:
-        """Look at a maker's inputs as often as its statistic wants; return the state, None when there is none."""
+        """Go through a maker's inputs as often as its statistic needs; return the state, or None if there is none."""
         operation = maker.step.operation
         assert operation is not None
         call = _call_of(operation)
         below = [each for step in cluster.below(maker.step) for each in makers if each.step is step]
         account = statistic.begin(call, len(maker.inputs))
-        first = more = account is not None  # None: nothing needs to be known with these arguments
+        first = more = account is not None  # None: no statistic is needed with these arguments
         is_finite = statistic.is_finite if statistic.tells(call, len(maker.inputs)) else None
         while more:
             for span in _spans(cluster.count, size):
@@ -317,7 +318,7 @@ class CompiledWorker:
     # Making
 
     def _room(self, number: int, size: int) -> memoryview:
-        """Return room of so many bytes for the chunks of a step."""
+        """Return a buffer of so many bytes for the chunks of a step."""
         while number >= len(self._kept):
             self._kept.append(Block(0))
         if len(self._kept[number].memory) < size:
@@ -325,7 +326,7 @@ class CompiledWorker:
         return self._kept[number].memory
 
     def _make(self, maker: _StepMaker, chunks: dict[int, Chunk], span: tuple[int, int], *, looks: bool = False) -> None:
-        """Make a chunk of a step: keep it for others, and have it written to its places unless one only `looks`."""
+        """Make a chunk of a step: keep it for others, and write it unless this is only for a statistic (`looks`)."""
         step, (start, count) = maker.step, span
         if maker.problem is not None or not (step.places or maker.slot is not None):
             return
@@ -356,7 +357,7 @@ class CompiledWorker:
         span: tuple[int, int],
         running: native.Hash | None,
     ) -> native.Seen:
-        """Have a kernel make a chunk."""
+        """Make a chunk with a kernel."""
         applied = _UNKNOWN if maker.unknowable else maker.applied
         assert applied is not None  # it was prepared
         slots = [maker.inputs[index] for index in applied.inputs]
@@ -367,7 +368,7 @@ class CompiledWorker:
         )
 
     def _write(self, made: memoryview, step: Step, offset: int) -> None:
-        """Have what was made written, block by block."""
+        """Write a chunk, block by block."""
         straight = [place for place in step.places if place.turned is None]
         for begin in range(0, len(made) if straight else 0, self._outputs.block_size):
             self._put(made[begin : begin + self._outputs.block_size], straight, offset + begin)
@@ -388,7 +389,7 @@ class CompiledWorker:
         self._outputs.put(block, len(part), _moved(places, offset))
 
     def _part(self, leaf: Leaf, start: int, count: int) -> Chunk:
-        """Return a chunk of a leaf, with what it is multiplied by."""
+        """Return a chunk of a leaf, with its scales."""
         data = self._bytes(leaf, start, count)
         if leaf.scale is None:
             return data, leaf.dtype
@@ -399,14 +400,14 @@ class CompiledWorker:
         return data, leaf.dtype, native.BlockScales(scales, leaf.scale.leaf.dtype, *scaling, start)
 
     def _scales(self, leaf: Leaf) -> bytes:
-        """Return all of a leaf, kept as long as its cluster is computed."""
+        """Return all of a leaf, kept while its cluster is computed."""
         found = self._known_scales.get(leaf)
         if found is None:
             found = self._known_scales[leaf] = bytes(self._bytes(leaf, 0, leaf.count))
         return found
 
     def _bytes(self, leaf: Leaf, start: int, count: int) -> memoryview | bytearray:
-        """Return a chunk of a leaf as it lies, or put together of its pieces."""
+        """Return a chunk of a leaf as it is stored, or gathered from its pieces."""
         lying, width = leaf.location, native.DTYPES[leaf.dtype][1]
         if not count:
             return bytearray()
@@ -419,7 +420,7 @@ class CompiledWorker:
         return self._mappings.view(lying.path, lying.offset + start * width, count * width)
 
     def _release(self, leaf: Leaf, start: int, count: int) -> None:
-        """Say that a chunk of a leaf is done with; of one in pieces, with its last chunk all of it."""
+        """Release a chunk of a leaf; if it is scattered, all of the leaf with its last chunk."""
         lying, width = leaf.location, native.DTYPES[leaf.dtype][1]
         if not lying.pieces:
             self._mappings.release(lying.path, lying.offset + start * width, count * width)
@@ -439,11 +440,11 @@ class CompiledWorker:
 
 
 _UNKNOWN = Applied(native.Prepared("constant", 0, native.packed([math.nan])), ())
-"""What makes a tensor of which nothing is known."""
+"""The kernel for a tensor without a statistic: all NaN."""
 
 
 def _involved(step: Step, cluster: Cluster) -> Sequence[Leaf]:
-    """Return all that a step is made of, by way of others too, behind it what is read whole."""
+    """Return all leaves that a step is made of, directly or not, followed by those that are read whole."""
     leaves = {leaf.digest: leaf for leaf in cluster.leaves}
     operations = [each.operation for each in (*cluster.below(step), step) if each.operation]
     whole = [leaf for operation in operations for part in operation.parts for leaf, _ in part]
@@ -451,7 +452,7 @@ def _involved(step: Step, cluster: Cluster) -> Sequence[Leaf]:
 
 
 def _linear(step: Step) -> Applied:
-    """Return what makes a combination."""
+    """Return the kernel of a combination, with its inputs."""
     return Applied(_combined([coefficient for _, coefficient in step.terms]), range(len(step.terms)))
 
 
@@ -472,26 +473,26 @@ def _unit_of(operation: KernelCall) -> int:
     if _can_add(operation):
         return lora.unit_of(operation.shape)
     method, call = _form_of(operation), _call_of(operation)
-    assert method is not None  # else torch would make it
+    assert method is not None  # `can` has checked it
     return unit_of(method.grain, call)
 
 
 def _chunk_for(makers: Sequence[_StepMaker], chunk: int) -> int:
-    """Return how many elements to make at a time, so that every kernel gets what must not be cut."""
+    """Return how many elements to make at a time, so that every kernel gets whole units."""
     unit = math.lcm(*(maker.unit for maker in makers))
     return max(unit, chunk // unit * unit)
 
 
 def _spans(count: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield the chunks of a tensor: the index of the first element, and how many."""
+    """Yield the chunks of a tensor: the index of the first element, and how many elements."""
     return ((start, min(size, count - start)) for start in range(0, count, size))
 
 
 def _moved(places: Sequence[OutputRange], offset: int) -> Sequence[OutputRange]:
-    """Return places so many bytes further on."""
+    """Return places moved on by so many bytes."""
     return [place._replace(offset=place.offset + offset) for place in places]
 
 
 def read_by(step: Step, cluster: Cluster) -> Mapping[bytes, None]:
-    """Return the digests of all that a step of a cluster is made of, by way of others too, in the order of these."""
+    """Return the digests of everything that a step of a cluster is made of, directly or not, in order."""
     return dict.fromkeys(digest for each in (*cluster.below(step), step) for digest in each.reads)

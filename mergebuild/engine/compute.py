@@ -1,8 +1,7 @@
-"""All that computes with torch, and torch itself, loaded without its warnings and set up once: the door to it.
+"""Everything that computes with torch, and torch itself, imported without its warnings and set up once.
 
-`torch_import.compute_module` is the only one that comes through it. `hands.py` is what a thread computes with,
-`worker.py` computes clusters chunk by chunk, `leaves.py` brings what they read, `looking.py` finds out what must be
-known of whole tensors first.
+Only `torch_import.compute_module` imports this module. `hands.py` is what a thread computes with, `worker.py` computes
+clusters chunk by chunk, `leaves.py` reads their inputs, `looking.py` computes statistics and surveys.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from collections.abc import Callable
 from mergebuild.engine.findings import Findings
 from mergebuild.system import platform
 
-warnings.filterwarnings("ignore", "Failed to initialize NumPy")  # in whichever thread it is noticed
+warnings.filterwarnings("ignore", "Failed to initialize NumPy")  # in any thread
 with warnings.catch_warnings():
-    # NumPy is not needed, and its absence not worth a warning; that mapped files cannot be written is what we want.
+    # NumPy isn't needed, so its absence needs no warning; and mapped files are meant to be read-only.
     warnings.simplefilter("ignore")
     import torch
 
@@ -25,7 +24,7 @@ with warnings.catch_warnings():
     from mergebuild.engine.makers import kernel_of, memory_for
     from mergebuild.engine.worker import Worker
 
-    # What torch looks up when it first converts values it looks up here, where a failure is known to be torch's own.
+    # The first conversion makes torch load what it needs; here it is clear that a failure is torch's own.
     torch.empty(1).copy_(torch.frombuffer(bytes(2), dtype=torch.float16))
 torch.set_num_threads(1)
 platform.keep_freed_memory()
@@ -45,7 +44,7 @@ __all__ = [
 
 
 def rates_in(findings: Findings) -> Callable[[bytes, Callable[[], Rates]], Rates]:
-    """Return what gives back how fast this machine is; measured, and kept, when that is not known."""
+    """Return a function that returns the speed of this machine, from a finding or by measuring."""
 
     def rates(key: bytes, measure: Callable[[], Rates]) -> Rates:
         known = findings.get(key)

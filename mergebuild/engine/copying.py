@@ -1,4 +1,4 @@
-"""Bytes that go from where they lie to an output as they are: shared by the file system where it can, or copied."""
+"""Copies bytes unchanged to outputs: blocks are shared if the file system can do it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mergebuild.system.spans import span
 __all__ = ["Copier", "shared"]
 
 _PIECE = 1 << 26
-"""Bytes copied between two looks at whether to stop."""
+"""Bytes copied between two checks whether to stop."""
 
 
 def shared(copy: Copy, outputs: Outputs, emit: Emit) -> Copy | None:
-    """Share with an output the whole pages that it takes from another file; return what is left to be copied."""
+    """Share the whole pages of a copy with the other file; return what is left to be copied, or None."""
     lying = copy.location
     pages = 0 if lying.pieces else lying.size // platform.PAGE * platform.PAGE
     with lying.path.open("rb") as file:
@@ -36,7 +36,7 @@ def shared(copy: Copy, outputs: Outputs, emit: Emit) -> Copy | None:
 
 
 class Copier:
-    """Copies for the outputs of a pass, in any thread."""
+    """Copies for the outputs of a pass; any thread may use it."""
 
     def __init__(self, outputs: Outputs, mappings: Mappings, emit: Emit, stop: threading.Event) -> None:
         self._outputs = outputs
@@ -45,13 +45,13 @@ class Copier:
         self._stop = stop
 
     def share(self, copies: Iterable[Copy]) -> None:
-        """Bring what several copies are of to their places, shared as far as that can be."""
+        """Do several copies; pages are shared if possible."""
         for left in [shared(each, self._outputs, self._emit) for each in copies]:
             if left is not None:
                 self.copy(left)
 
     def copy(self, copy: Copy) -> None:
-        """Copy in the kernel; past the page cache, by way of blocks."""
+        """Copy in the kernel; or through blocks, if the output is written past the page cache."""
         lying = copy.location
         with span("copy", file=lying.path, offset=lying.offset, bytes=lying.size):
             if lying.pieces:
@@ -74,7 +74,7 @@ class Copier:
                 done += size
 
     def _put_together(self, lying: Location, place: OutputRange) -> None:
-        """Copy a tensor that lies in pieces, by way of blocks."""
+        """Copy a scattered tensor, through blocks."""
         width = lying.width
         total = lying.size // width if width else 0
         done = 0

@@ -1,4 +1,4 @@
-"""Threads that share the jobs of a pass. Which of them does a job, and when, changes nothing of what comes of it."""
+"""Threads that share the jobs of a pass. Which of them does a job, and when, has no effect on the results."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 __all__ = ["Crew"]
 
 _LOOK = 0.05
-"""Seconds between two looks at whether to stop, of who waits for torch."""
+"""Seconds between two checks whether to stop, while waiting for torch."""
 
 
 class Crew:
-    """Does the work of one pass, and keeps what came of it."""
+    """Does the work of one pass, and keeps the results."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Crew:
         chunk: int,
         device: str,
     ) -> None:
-        """`jobs`: those of the pass but for its looks; `chunk`: elements computed at a time."""
+        """`jobs`: those of the pass without surveys; `chunk`: elements computed at a time."""
         self._work = work
         self._jobs = jobs
         self._outputs = outputs
@@ -69,14 +69,14 @@ class Crew:
         self._told: set[str] = set()
         self._telling = threading.Lock()
         self._looks: dict[int, Any] = {}
-        """What came of looks, by the identity of each."""
+        """The results of looks, by the identity of each."""
         self.results: dict[bytes, StepResult] = {}
         self.seen: dict[int, SeenGroup] = {}
-        """What came of unseen groups, by the identity of each."""
+        """The results of unseen groups, by the identity of each."""
 
     @property
     def learnt(self) -> Mapping[bytes, str]:
-        """What was found out about whole tensors."""
+        """The new findings."""
         return self._findings.learnt
 
     def run(self) -> None:
@@ -85,7 +85,7 @@ class Crew:
         self._run(self._jobs)
 
     def _survey(self) -> None:
-        """Find out what steps must know first, all that is not known."""
+        """Do all surveys that steps need and whose findings are unknown."""
         every = looks(self._work)
         if not every:
             return
@@ -124,10 +124,10 @@ class Crew:
     # One thread
 
     def _labour(self, queue: JobQueue, prefetch: Prefetch, number: int, count: int) -> None:
-        """Do jobs until there are none. torch is imported with the first that needs it.
+        """Do jobs until there are none. torch is imported when the first job needs it.
 
-        The last of several threads leaves its processor to the import of torch while that is under way. Those that a
-        device has no use for wait too, and end if there is one.
+        The last of several threads leaves its processor to the import of torch while that is going on. Threads that a
+        device doesn't need wait, too, and end if there is a device.
         """
         is_last = 0 < number == count - 1
         is_extra = number >= PER_DEVICE and self._device != "cpu" and self.needs_torch
@@ -148,14 +148,14 @@ class Crew:
                 self._do_with_torch(job, hands)
 
     def _wait_for_torch(self) -> None:
-        """Wait while torch is imported, if it is."""
+        """Wait while torch is being imported."""
         if not torch_import.TORCH.came(within=0):
             with span("wait for torch"):
                 while not self._stop.is_set() and not torch_import.TORCH.came(within=_LOOK):
                     pass
 
     def _do(self, job: Job, worker: compiled.CompiledWorker, queue: JobQueue) -> None:
-        """Do a job without torch; what is left of an unseen group is next when torch is there."""
+        """Do a job without torch; the rest of an unseen group is put off until torch is imported."""
         if isinstance(job, Copy):
             self._copier.copy(job)
         elif isinstance(job, UnseenGroup):
@@ -176,10 +176,10 @@ class Crew:
             with span("make", tensors=job.steps, by="torch"):
                 self.results.update(hands.run(job))
 
-    # What is computed where
+    # Processor and devices
 
     def _hands(self, number: int) -> Hands:
-        """Return what the thread of that number computes with: of several devices one."""
+        """Return what the thread with this number computes with; it gets one of several devices."""
         choice = self._chosen()
         hands: Hands = compute_module().Hands(
             self._outputs,
@@ -194,7 +194,7 @@ class Crew:
         return hands
 
     def _chosen(self) -> Choice:
-        """Return what is computed where, as the first that asks finds it out."""
+        """Return which devices compute what; the first thread that asks decides it."""
         with self._choosing:
             if self._choice is None:
                 self._choice = self._choose()
@@ -211,18 +211,18 @@ class Crew:
         found: Choice
         try:
             found = compute.chosen(self._device, steps, self._threads, rates)
-        except RuntimeError as error:  # a driver that torch is too new for, a device that others have all of
+        except RuntimeError as error:  # an old driver, or a device whose memory is in use
             reason, _, _ = str(error).partition("\n")
             self._tell(f"the device does not work, the processor computes: {reason}")
             found = compute.chosen("cpu", steps, self._threads, rates)
         return found
 
     def _devices(self) -> int:
-        """Return how many devices the pass has."""
+        """Return the number of devices of the pass."""
         return len(self._chosen().devices)
 
     def _tell(self, text: str) -> None:
-        """Tell people, once a pass."""
+        """Emit a notice, once per pass."""
         with self._telling:
             is_new = text not in self._told
             self._told.add(text)
@@ -231,7 +231,7 @@ class Crew:
 
 
 def _next(queue: JobQueue, prefetch: Prefetch) -> Job | None:
-    """Return the next job, and have the reader know how far the workers have come."""
+    """Return the next job, and tell the prefetcher how far the workers are."""
     job, is_new = queue.take()
     if is_new and job is not None and not isinstance(job, Copy):
         prefetch.began(sum(leaf.size for leaf in reads_of(job)))

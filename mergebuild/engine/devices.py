@@ -1,9 +1,10 @@
-"""Devices that compute beside the processor, with memory of their own; and what the engine asks of one.
+"""Devices that compute besides the processor, with memory of their own, and what the engine asks of them.
 
-A device works through *streams*, each in order, several at once. An *event* marks a place in a stream: another stream,
-or a thread, waits until everything before it is done. The engine waits for nothing else: never for a device as a whole.
+A device works through *streams*: each in order, several at the same time. An *event* marks a position in a stream:
+another stream, or a thread, waits until everything before it is done. The engine waits for nothing else, and never for
+a whole device.
 
-Only what is asked here may differ between one kind of device and another. Kernels don't know where they run.
+Only what is asked here may differ between kinds of devices. Kernels don't know where they run.
 """
 
 from __future__ import annotations
@@ -21,41 +22,41 @@ __all__ = ["Cuda", "Device", "Event", "Stream", "device_named", "devices"]
 
 
 class Event(ABC):
-    """A place in a stream."""
+    """A position in a stream."""
 
     @abstractmethod
     def wait(self) -> None:
-        """Have this thread wait until all before it is done."""
+        """Make this thread wait until everything before it is done."""
 
 
 class Stream(ABC):
-    """What a device does in order. Nothing here waits for it."""
+    """Work that a device does in order. No method here waits for it."""
 
     @abstractmethod
     def copy(self, to: Tensor, of: Tensor) -> None:
-        """Copy bytes between pinned memory and the device's. Both must stay as they are until it is done."""
+        """Copy bytes between pinned memory and the device's. Both must not be changed until it is done."""
 
     @abstractmethod
     def record(self) -> Event:
-        """Return the place behind all that was asked of it so far."""
+        """Return the position after everything that it was asked so far."""
 
     @abstractmethod
     def wait(self, event: Event) -> None:
-        """Have what comes next wait for another stream's event."""
+        """Make what comes next wait for another stream's event."""
 
     @abstractmethod
     def entered(self) -> AbstractContextManager[object]:
-        """Within the context, what this thread asks of torch is asked of this stream."""
+        """Return a context in which this thread's torch operations run on this stream."""
 
 
 class Device(ABC):
     """One device."""
 
     name: str
-    """As people say it: `cuda:0`."""
+    """Such as `cuda:0`."""
     place: torch.device
     memory: int
-    """Bytes that it has, in use or not."""
+    """Its bytes of memory, in use or not."""
 
     @abstractmethod
     def stream(self) -> Stream:
@@ -67,16 +68,16 @@ class Device(ABC):
 
     @abstractmethod
     def limit(self, size: int) -> None:
-        """Let this process take no more than so many bytes of its memory: beyond, allocating fails."""
+        """Allow this process at most so many bytes of its memory: beyond that, allocating fails."""
 
     @abstractmethod
     def free_unused(self) -> None:
-        """Give back what was allocated and is not in use."""
+        """Free memory that was allocated and is not in use."""
 
 
 class _CudaEvent(Event):
     def __init__(self, stream: torch.cuda.Stream) -> None:
-        # A thread that waits leaves its processor to others.
+        # `blocking`: a thread that waits leaves its processor to others.
         self.event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         self.event.record(stream)
 
@@ -104,7 +105,7 @@ class _CudaStream(Stream):
 
 
 class Cuda(Device):
-    """An NVIDIA GPU, or whatever torch calls one."""
+    """An NVIDIA GPU, or another one that torch calls `cuda`."""
 
     def __init__(self, index: int) -> None:
         self.name = f"cuda:{index}"
@@ -120,7 +121,7 @@ class Cuda(Device):
         return torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
     def limit(self, size: int) -> None:
-        """Have torch's allocator raise `torch.OutOfMemoryError` beyond."""
+        """Make torch's allocator raise `torch.OutOfMemoryError` beyond so many bytes."""
         torch.cuda.set_per_process_memory_fraction(min(1.0, size / self.memory), self.place)
 
     def free_unused(self) -> None:
@@ -129,12 +130,12 @@ class Cuda(Device):
 
 
 def devices() -> Sequence[Device]:
-    """Return the machine's devices; none where torch is built without them, or they are hidden."""
+    """Return the machine's devices; none if torch is built without them, or they are hidden."""
     return [Cuda(index) for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
 
 
 def device_named(name: str) -> Sequence[Device]:
-    """Return what `cuda` or `cuda:N` means: all devices, or one.
+    """Return the devices that `cuda` (all) or `cuda:N` (one) means.
 
     Raises:
         UsageError: there is none (`no-such-device`).

@@ -1,4 +1,7 @@
-"""What is known of whole tensors, by what it follows from: for all workers of a pass and the next build. No torch."""
+"""Findings: the results of statistics and surveys, by their keys, for all workers of a pass and the next build.
+
+No torch.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +17,25 @@ from mergebuild.methods.method import UndefinedError
 __all__ = ["Findings", "statistic_key"]
 
 _STATISTICS = "2"
-"""Part of the key of every statistic: those kept under an earlier one may be of memory that nothing had filled."""
+"""Part of the key of every statistic. With an earlier one, results may come from memory that was not filled."""
 
 
 class Findings:
-    """What is known of whole tensors, by what it follows from; shared by all workers of a pass."""
+    """The results of statistics and surveys, by their keys; shared by all workers of a pass."""
 
     def __init__(self, known: Mapping[bytes, str]) -> None:
-        """Begin with what earlier passes learnt."""
+        """Begin with the findings of earlier passes."""
         self._texts = known
         self._known: dict[bytes, Any] = {}
         self.learnt: dict[bytes, str] = {}
-        """What was not known before and can be kept as text."""
+        """New findings that can be kept as text."""
         self.problems: dict[bytes, UndefinedError] = {}
-        """Why there is nothing to be known."""
+        """Why a survey has no result, by its key."""
         self.whole = threading.RLock()
-        """Held by whoever has a large tensor whole in memory."""
+        """Held by a worker while it has a large tensor whole in memory."""
 
     def get(self, key: bytes) -> Any:
-        """Return what was found; None when nothing was."""
+        """Return a finding; None if there is none."""
         if key not in self._known:
             text = self._texts.get(key)
             if text is None:
@@ -41,11 +44,11 @@ class Findings:
         return self._known[key]
 
     def put(self, key: bytes, state: Any) -> None:
-        """Keep what was found."""
+        """Keep a finding."""
         self._known[key] = state
         try:
             text = json.dumps(state)
-        except (TypeError, ValueError):  # tensors, such as a number a column: too much to keep, and quickly found again
+        except (TypeError, ValueError):  # tensors, such as a number for each column: too large, and quickly found again
             return
         if _frozen(json.loads(text)) == state:
             self.learnt[key] = text
@@ -58,14 +61,14 @@ def _frozen(value: Any) -> Any:
 
 
 def statistic_key(operation: KernelCall, name: str, arguments: Sequence[str], version: int, *, device: str) -> bytes:
-    """Return what a statistic depends on, hashed.
+    """Return the key of a statistic.
 
     Args:
-        operation: what it is taken for.
-        name: the statistic's.
-        arguments: the parameters that it depends on.
-        version: its version.
-        device: where it is computed: of a method that is not exact, it depends on that too.
+        operation: The operation that needs it.
+        name: The statistic's name.
+        arguments: The parameters that it depends on.
+        version: Its version.
+        device: Where it is computed: if the method is not exact, it depends on that, too.
     """
     lines = [Line("schema", _STATISTICS), Line("statistic", name), Line("version", version)]
     lines.append(Line("shape", str(operation.shape)))

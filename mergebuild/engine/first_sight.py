@@ -1,7 +1,7 @@
-"""First sight: what a group of tensors comes to, now that the bytes of its inputs are hashed. Pure, and without torch.
+"""First sight: how the tensors of a group are made, now that the bytes of its inputs are hashed. Pure, without torch.
 
-Each tensor is resolved by the rule that every plan goes by (`key.resolve`): its terms gathered and ordered by digest, a
-copy or a step. So it has the digest and the bytes that it would have if all had been hashed before.
+Each tensor is resolved by the same rule as in plans (`key.resolve`): its terms gathered and sorted by digest; as a copy
+or a step. So it has the digest and the bytes that it would have if all sources had been hashed before.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["SeenWork", "guessed", "names_of", "seen"]
 
 
 class SeenWork(NamedTuple):
-    """What is to be done for a group, and what it came to."""
+    """The work for a group, and its results as far as they are known."""
 
     cluster: Cluster | None
     """None: there is nothing to compute."""
@@ -30,7 +30,7 @@ class SeenWork(NamedTuple):
 
 
 def seen(group: UnseenGroup, checksums: Sequence[bytes]) -> SeenWork:
-    """Return what is to be done for a group, given the checksums of its unhashed inputs in their order."""
+    """Return the work for a group, given the checksums of its unhashed inputs, in order."""
     hashed = iter(checksums)
     leaves: list[Leaf] = []
     found: list[bytes] = []
@@ -50,9 +50,9 @@ def seen(group: UnseenGroup, checksums: Sequence[bytes]) -> SeenWork:
 
 
 def guessed(group: UnseenGroup) -> Cluster | None:
-    """Return what can be done while the inputs are hashed, if they all differ; None where that follows from digests.
+    """Return what can be computed while the inputs are hashed, if all of them differ; None if that depends on digests.
 
-    Digests are stand-ins: the index among the inputs, and behind them the tensors.
+    In place of digests there are stand-ins: the index among the inputs, followed by the tensors.
     """
     if not group.tensors or not all(_is_order_free(each, group) for each in group.tensors):
         return None
@@ -72,7 +72,7 @@ def guessed(group: UnseenGroup) -> Cluster | None:
 
 
 def names_of(group: UnseenGroup, known: SeenWork) -> Mapping[bytes, bytes] | None:
-    """Return the digests by the stand-ins of `guessed` if that has the bits of what is known now; None if not."""
+    """Return the real digests by the stand-ins of `guessed`, if its results are right; None if not."""
     digests = (*known.found.inputs, *(each.digest for each in known.found.tensors))
     made = {step.digest: step for step in known.cluster.steps} if known.cluster else {}
     if len(set(digests)) < len(digests) or len(made) < len(group.tensors) or known.copies:
@@ -85,7 +85,7 @@ def names_of(group: UnseenGroup, known: SeenWork) -> Mapping[bytes, bytes] | Non
 
 
 def _is_order_free(tensor: UnseenTensor, group: UnseenGroup) -> bool:
-    """Whether a tensor is made of different ones, is no copy, and has the same bits in whichever order these stand."""
+    """Whether a tensor is made of different ones, is no copy, and has the same bits in any order of these."""
     indices, shares = [index for index, _ in tensor.terms], tuple(share for _, share in tensor.terms)
     if len(shares) == 1 and shares[0] == 1:
         return indices[0] < len(group.inputs) and group.inputs[indices[0]].leaf.stored != tensor.dtype
@@ -97,7 +97,7 @@ def _stand_in(index: int) -> bytes:
 
 
 def _made(tensor: UnseenTensor, draft: PassDraft, digests: Sequence[bytes], lying: Mapping[bytes, Leaf]) -> SeenTensor:
-    """Add to a draft what makes a tensor; return what it came to."""
+    """Add what makes a tensor to a draft; return its result."""
     terms = [(digests[index], share) for index, share in tensor.terms]
     steps = draft.steps
     dtypes = {digest: steps[digest].dtype if digest in steps else lying[digest].stored for digest, _ in terms}

@@ -1,6 +1,6 @@
-"""What one thread of a pass computes with: the processor, and perhaps a device beside it.
+"""What one thread of a pass computes with: the processor, and perhaps a device.
 
-Whatever a device can't do is done by the processor, which gives the same: a build does not fail for a device.
+If a device can't do something, the processor does it, with the same result: no build fails because of a device.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mergebuild.engine.worker import Worker
 __all__ = ["DEVICE_CHUNK", "LEAST_DEVICE_CHUNK", "Hands"]
 
 DEVICE_CHUNK = 1 << 21
-"""Elements that a device computes at a time: enough to keep it and the bus busy while the next ones are asked for."""
+"""Elements that a device computes at a time: enough to keep it and the bus busy while the next ones are prepared."""
 
 LEAST_DEVICE_CHUNK = 1 << 16
 
@@ -34,7 +34,7 @@ _Result = TypeVar("_Result")
 
 
 class Hands:
-    """One thread's."""
+    """What one thread computes with."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Hands:
         device: Device | None,
         tell: Callable[[str], None],
     ) -> None:
-        """Begin with nothing in hand: buffers are made when they are first needed. `tell` tells people, once."""
+        """Begin without buffers: they are made when first needed. `tell` emits a notice, once."""
         self._outputs = outputs
         self._worker = partial(Worker, mappings=mappings, stop=stop, findings=findings)
         self._usual = chunk
@@ -60,15 +60,15 @@ class Hands:
 
     @cached_property
     def here(self) -> Worker:
-        """The processor."""
+        """The worker for the processor."""
         return self._worker(Direct(self._outputs), chunk=self._usual)
 
     def run(self, cluster: Cluster) -> dict[bytes, StepResult]:
-        """Compute and write a cluster with its siblings; return what came of each step."""
+        """Compute and write a cluster with its siblings; return the result of each step."""
         return self._done(cluster, lambda worker: worker.run(cluster))
 
     def look(self, survey: SurveyJob) -> Any:
-        """Return what a look at a part of a survey came to."""
+        """Return the result of a look at a part of a survey."""
         return self._done(survey, lambda worker: worker.look(survey))
 
     def _done(self, job: Cluster | SurveyJob, work: Callable[[Worker], _Result]) -> _Result:
@@ -83,7 +83,7 @@ class Hands:
                 self._device.free_unused()
                 if self._chunk == LEAST_DEVICE_CHUNK:
                     self._tell(f"{self._device.name} has too little free memory; the processor computes what it can't")
-                    self._chunk = usual  # it was not the chunks
+                    self._chunk = usual  # smaller chunks did not help
                     break
                 self._tell(f"{self._device.name} is short of memory: smaller chunks")
                 self._chunk //= 2
@@ -96,6 +96,6 @@ class Hands:
 
     def _let_go(self) -> None:
         if self._there is not None:
-            with suppress(RuntimeError):  # a device that fails has nothing under way
+            with suppress(RuntimeError):  # a failing device does no work any more
                 self._there.close()
         self._there = None

@@ -1,4 +1,4 @@
-"""What is asked of the jobs of a pass: what each reads, whether torch has to do it, and which is next."""
+"""The jobs of a pass: what each reads, whether it needs torch, and which is next."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mergebuild.system import platform
 __all__ = ["JobQueue", "bytes_copied", "is_compiled", "reads_of"]
 
 _AHEAD_SHARE = 4
-"""While torch is not there, tensors are hashed up to one part in so many of the machine's memory: they are read again
-to compute with, and should still be in the page cache."""
+"""Until torch is imported, tensors are hashed up to this part of the machine's memory: they are read again for
+computing, and should still be in the page cache then."""
 
 
 def reads_of(job: Job) -> Sequence[Leaf]:
@@ -33,7 +33,7 @@ def reads_of(job: Job) -> Sequence[Leaf]:
 
 
 def is_compiled(job: Job, device: str) -> bool:
-    """Whether a job is done without torch, where things are to be computed on this device."""
+    """Whether a job is done without torch, if this device is to compute."""
     match job:
         case Copy():
             return True
@@ -46,30 +46,30 @@ def is_compiled(job: Job, device: str) -> bool:
 
 
 def bytes_copied(jobs: Iterable[Job]) -> int:
-    """Return how many bytes are copied by jobs."""
+    """Return how many bytes jobs copy."""
     return sum(job.location.size for job in jobs if isinstance(job, Copy))
 
 
 class JobQueue:
-    """Jobs in order, for several threads; and clusters that are put off until torch is there."""
+    """Jobs in order, for several threads; and clusters that are put off until torch is imported."""
 
     def __init__(self, jobs: Iterable[Job], stop: threading.Event) -> None:
         self._jobs = iter(jobs)
         self._stop = stop
         self._lock = threading.Lock()
         self._put_off: deque[Cluster] = deque()
-        """What was hashed while torch was not there, `_ahead` bytes in all."""
+        """Clusters that were hashed before torch was imported, with `_ahead` bytes in all."""
         self._ahead = 0
         self._most_ahead = platform.memory_bytes() // _AHEAD_SHARE
 
     def put_off(self, cluster: Cluster, size: int) -> None:
-        """Have a cluster of so many bytes computed when torch is there, or too much waits for it."""
+        """Put off a cluster with so many bytes, until torch is imported or too much waits for it."""
         with self._lock:
             self._put_off.append(cluster)
             self._ahead += size
 
     def take(self) -> tuple[Job | None, bool]:
-        """Return the next job, None when there is none; and whether it is new, so that its leaves were not read."""
+        """Return the next job, or None; and whether it is new, so that its leaves were not read yet."""
         with self._lock:
             if self._stop.is_set():
                 return None, False

@@ -1,6 +1,7 @@
-"""Leaves where they are computed with: chunks of them as float32, or whole ones as they lie; and combinations of these.
+"""Reads leaves for computing: chunks as float32, whole tensors as they are stored, and combinations of these.
 
-A leaf is mapped, and a view of the file where that is possible. All else is written into buffers that are used again.
+Files are mapped, and a chunk is a view of the file if possible; otherwise it is written into buffers, which are used
+again.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from mergebuild.engine.work import Combination, Leaf, LeafScale, Step
 __all__ = ["LeafReader", "Room"]
 
 _MOST_SCALES = 16
-"""Leaves whose scales are kept for their next chunks."""
+"""The most leaves whose scales are kept for their next chunks."""
 
 
 class Room:
-    """The buffers that a cluster is computed in, each of one chunk."""
+    """The buffers in which a cluster is computed, each for one chunk."""
 
     def __init__(self, chunk: int, transfers: Transfers) -> None:
         self._transfers = transfers
@@ -34,25 +35,25 @@ class Room:
         self.slots: list[torch.Tensor] = []
 
     def grow(self, slots: int) -> None:
-        """Have as many buffers for inputs."""
+        """Make sure that there are so many buffers for inputs."""
         while len(self.slots) < slots:
             self.slots.append(self._transfers.floats(self.chunk))
 
 
 class LeafReader:
-    """Reads leaves for one worker. `room`: the worker's buffers, in use for one thing at a time."""
+    """Reads leaves for one worker. `room`: the worker's buffers, used for one thing at a time."""
 
     def __init__(self, transfers: Transfers, mappings: Mappings, room: Room) -> None:
         self._transfers = transfers
         self._mappings = mappings
         self._room = room
         self._scales_of: dict[bytes, Factors] = {}
-        """The scales of leaves last read, by digest."""
+        """The scales of recently read leaves, by digest."""
 
     # Chunks
 
     def load(self, leaf: Leaf, start: int, count: int, room: torch.Tensor, *, to_odd: bool = False) -> torch.Tensor:
-        """Return a chunk of a leaf as float32: a view of the file where that is possible."""
+        """Return a chunk of a leaf as float32; a view of the file if possible."""
         if not count:
             return room[:0]
         dtype, lying = DTYPES[leaf.dtype], leaf.location
@@ -67,7 +68,7 @@ class LeafReader:
         return multiply(values, start, self._scales(leaf.digest, leaf.scale), leaf.scale.scaling, odd=to_odd)
 
     def _scales(self, digest: bytes, scale: LeafScale) -> Factors:
-        """Return the scales of the leaf of a digest."""
+        """Return the scales of the leaf with this digest."""
         found = self._scales_of.get(digest)
         if found is None:
             if len(self._scales_of) == _MOST_SCALES:
@@ -78,20 +79,20 @@ class LeafReader:
         return found
 
     def load_to_odd(self, leaf: Leaf, start: int, out: torch.Tensor) -> torch.Tensor:
-        """Write values of a leaf, float64 or scaled, rounded to odd, into a buffer; return it."""
+        """Write values of a leaf (float64, or scaled) into a buffer, rounded to odd; return it."""
         return self.load(leaf, start, len(out), out, to_odd=True)
 
-    # Whole ones
+    # Whole leaves
 
     def part(self, part: Combination, span: tuple[int, int] | None = None) -> torch.Tensor:
-        """Return what an operation takes whole, or the elements of it in a span, flat: a lone tensor as it lies."""
+        """Return an operand that is taken whole, or a range of it, flat; a single tensor as it is stored."""
         if len(part) == 1 and part[0][1] == 1 and part[0][0].scale is None:
             whole = self.whole(part[0][0])
             return self._transfers.whole(whole if span is None else whole[span[0] : span[1]])
         return self.combined(part, span)
 
     def whole(self, leaf: Leaf) -> torch.Tensor:
-        """Return a leaf as it lies, not scaled, flat: a view of the file where that is possible."""
+        """Return a leaf as it is stored, not scaled, flat; a view of the file if possible."""
         dtype = getattr(torch, leaf.dtype)
         lying = leaf.location
         if lying.pieces:
@@ -105,9 +106,9 @@ class LeafReader:
         return found
 
     def combined(self, terms: Combination, span: tuple[int, int] | None = None) -> torch.Tensor:
-        """Return a linear combination of whole leaves, or the elements of it in a span (float32, flat).
+        """Return a linear combination of whole leaves, or a range of it (float32, flat).
 
-        One without terms, of which only a span tells how long it is, is 0.
+        A combination without terms is 0; `span` gives its length.
         """
         first, past = span or (0, terms[0][0].count)
         found = torch.empty(past - first, device=self._transfers.place)
@@ -125,15 +126,15 @@ class LeafReader:
             found[start : start + count] = maker.make(chunks, start, room.out[:count], room.spare[:count])
         return found
 
-    # Done with
+    # Releasing
 
     def release(self, leaves: Iterable[Leaf]) -> None:
-        """Say that whole leaves are done with."""
+        """Release whole leaves."""
         for leaf in leaves:
             self._mappings.release_all(leaf)
 
     def release_chunk(self, leaf: Leaf, start: int, count: int) -> None:
-        """Say that a chunk of a leaf is done with; of one in pieces, with its last chunk all of it."""
+        """Release a chunk of a leaf; if it is scattered, all of the leaf with its last chunk."""
         lying = leaf.location
         if not lying.pieces:
             width = DTYPES[leaf.dtype].itemsize
@@ -142,7 +143,7 @@ class LeafReader:
             self._mappings.release_all(lying)
 
     def count_bad(self, leaf: Leaf) -> int:
-        """Return how many values of a leaf are NaN or Inf; of a LoRA, some may be integers."""
+        """Return how many values of a leaf are NaN or Inf; 0 for integers, which a LoRA may have."""
         if leaf.dtype not in DTYPES:
             return 0
         out, chunk = self._room.out, self._room.chunk

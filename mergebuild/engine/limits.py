@@ -1,9 +1,9 @@
-"""Whether torch fits into the memory that a process may have, found out by another process that may have no more.
+"""Whether torch fits into the memory that a process may have, tried by another process with the same limit.
 
-Where address space is short, nothing of torch's import can be relied on: the C library ends the process for want of
-thread-local data, OpenBLAS exits, a constructor throws with nobody there to catch, and Python's own imports fail in the
-middle with whatever error they come to. So where there is a limit that may matter, a process with the same limit
-imports torch first, beside as much as this one has already. Without a limit nothing is tried.
+If address space is short, torch's import may fail in any way: the C library ends the process because it has no memory
+for thread-local data, OpenBLAS exits, a constructor throws where nothing catches it, and Python's own imports fail
+midway with any error. So if there is a limit that may matter, a process with the same limit imports torch first, with
+as much memory in use as this process has. Without a limit nothing is tried.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from mergebuild.system import limits
 __all__ = ["fits", "memory_limit"]
 
 _PLENTY = 16 << 30
-"""Bytes of a limit that torch does not come near, whatever it was built for."""
+"""Bytes of a limit that torch stays far below, whatever it was built for."""
 
 _RESERVE = 96 << 20
-"""Bytes that a pass takes at least, beside torch: stacks of threads and buffers."""
+"""Bytes that a pass needs at least besides torch: stacks of threads and buffers."""
 
 _PATIENCE = 300
-"""Seconds for an import, on a machine with a slow disk and much to do."""
+"""Seconds for an import, on a busy machine with a slow disk."""
 
 _TRIAL = """
 import json, mmap, os, sys
@@ -42,13 +42,13 @@ _found: dict[int, bool] = {}
 
 
 def memory_limit() -> int | None:
-    """Return how many bytes of address space or of data this process may have; None where that is no limit to torch."""
+    """Return how many bytes of address space or of data this process may have; None if that does not limit torch."""
     limit = limits.memory_limit()
     return limit if limit is not None and limit < _PLENTY else None
 
 
 def fits() -> bool:
-    """Whether torch can be imported here; tried once. Where that can't be found out, it can."""
+    """Whether torch can be imported here; tried once. If that can't be found out, True."""
     limit = memory_limit()
     if limit is None or not sys.executable or "torch" in sys.modules:
         return True
@@ -59,10 +59,10 @@ def fits() -> bool:
 
 
 def _tried() -> bool:
-    import subprocess  # only where there is a limit
+    import subprocess  # here: needed only if there is a limit
 
     given = json.dumps([limits.address_space(), sys.path])
-    try:  # isolated: nothing that a stranger put into the current folder is imported
+    try:  # isolated (`-I`): nothing is imported from the current folder, which may be untrusted
         done = subprocess.run(
             [sys.executable, "-I", "-c", _TRIAL, given, str(_RESERVE)],
             stdin=subprocess.DEVNULL,

@@ -1,7 +1,7 @@
-"""What must be known before a tensor is made: of several tensors together (surveys), of a whole one (statistics).
+"""Computes what must be known before a tensor is made: surveys of several tensors, statistics of a whole one.
 
-It is found out by looking at all chunks, and kept by what it follows from, for the other members of a family, and for
-the next build.
+All chunks are gone through for this. The results are kept by their keys, for other members of a family and for the next
+build.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from mergebuild.methods.method import UndefinedError
 __all__ = ["Looking", "moved_to"]
 
 _HOST = torch.device("cpu")
-"""Where what is found out is kept, for whoever needs it where."""
+"""Where findings are kept, whichever device needs them."""
 
 _SMALL = 1 << 24
-"""Elements that are looked at together without waiting for another worker that does."""
+"""Fewer elements are surveyed together without waiting for another worker that does so."""
 
 
 class Looking:
-    """Looks, for one worker. `reader`: the worker's."""
+    """Computes statistics and surveys for one worker. `reader`: the worker's."""
 
     def __init__(self, reader: LeafReader, transfers: Transfers, findings: Findings, stop: threading.Event) -> None:
         self._reader = reader
@@ -45,9 +45,9 @@ class Looking:
     # Several tensors
 
     def look(self, survey: SurveyJob) -> Any:
-        """Return what a look at a part of a survey came to; the message of an error is kept for its end."""
+        """Return the result of a look at a part of a survey, or the error that it raised, to be raised in `settle`."""
         kernel = kernel_of(survey.method).survey
-        assert kernel is not None  # else there would be no survey
+        assert kernel is not None  # as there is a survey
         elements = sum(prod(each.shape) * len(each.inputs) for each in survey.tensors)
         try:
             with self._findings.whole if elements > _SMALL else nullcontext(), self._transfers.entered():
@@ -61,7 +61,7 @@ class Looking:
         """Return the tensors of a survey, whole.
 
         Raises:
-            UndefinedError: one has values that nothing follows from.
+            UndefinedError: one has values that are NaN or Inf.
         """
         tensors = {
             each.name: [self._reader.combined(terms, (0, prod(each.shape))).view(each.shape) for terms in each.inputs]
@@ -74,9 +74,9 @@ class Looking:
         return tensors
 
     def settle(self, survey: SurveyJob, looks: Sequence[Any]) -> None:
-        """Keep what all looks of a survey came to together."""
+        """Keep the common result of all looks of a survey."""
         kernel = kernel_of(survey.method).survey
-        assert kernel is not None  # else there would be no survey
+        assert kernel is not None  # as there is a survey
         try:
             for look in looks:
                 if isinstance(look, UndefinedError):
@@ -116,11 +116,11 @@ class Looking:
         return moved_to(self._transfers.place, self._findings.get(key))
 
     def _looked_through(self, maker: Operating, work: ClusterWork) -> Any:
-        """Look at a maker's inputs as often as its statistic wants; return the state, None when there is none."""
+        """Go through a maker's inputs as often as its statistic needs; return the state, or None if there is none."""
         statistic, below = maker.kernel.statistic, work.below(maker)
-        assert statistic is not None  # else there would be no key
+        assert statistic is not None  # as there is a key
         account = statistic.begin(maker.call, len(maker.inputs))
-        first = more = account is not None  # None: nothing needs to be known with these arguments
+        first = more = account is not None  # None: no statistic is needed with these arguments
         while more:
             if not self._looked_once(maker, work, statistic, below, account, is_first=first):
                 return None
@@ -138,7 +138,7 @@ class Looking:
         *,
         is_first: bool,
     ) -> bool:
-        """Look at all chunks of a maker's inputs; return whether all of them could be looked at."""
+        """Go through all chunks of a maker's inputs once; return whether that was possible."""
         for extent in work.extents():
             if self._stop.is_set():
                 return False
@@ -146,9 +146,9 @@ class Looking:
             for each in below:
                 value = work.made(each, chunks, extent)
                 if value is not None and each.step.places and each.kept is not None:
-                    chunks[each.kept].copy_(value.to(each.dtype))  # as whoever reads the file sees it
+                    chunks[each.kept].copy_(value.to(each.dtype))  # rounded, as in the file
             if any(each.problem for each in below):
-                return False  # and `made` says why
+                return False  # the reason is in `problem`
             inputs = [chunks[slot] for slot in maker.inputs]
             if is_first and not all_finite(inputs):
                 maker.unknowable = True
@@ -158,7 +158,7 @@ class Looking:
 
 
 def moved_to(place: torch.device, value: Any) -> Any:
-    """Return a state with its tensors at a place; the very same where they are there, or it has none."""
+    """Return a state with its tensors at a place; the same object if none must be moved."""
     match value:
         case torch.Tensor():
             return value.to(place)

@@ -1,4 +1,7 @@
-"""Makers: a step of a cluster, ready to run. Which chunks it reads, how it makes its own, and what came of it."""
+"""Makers: steps of a cluster, ready to be computed with torch.
+
+A maker reads chunks, makes its own, and counts faults.
+"""
 
 from __future__ import annotations
 
@@ -64,29 +67,29 @@ saturates silently."""
 
 
 class Bench(Protocol):
-    """What a worker has ready for the makers of a cluster, before the first chunk is made."""
+    """What a worker offers to the makers of a cluster before the first chunk is made."""
 
     @property
     def place(self) -> torch.device:
         """Where tensors are computed."""
 
     def part(self, part: Combination, span: tuple[int, int] | None = None) -> Tensor:
-        """Return what an operation takes whole, or the elements of it in a span, flat: a lone tensor as it lies."""
+        """Return an operand that is taken whole, or a range of it, flat; a single tensor as it is stored."""
 
     def release(self, parts: Iterable[Combination]) -> None:
-        """Say that what was taken whole is done with."""
+        """Release operands that were taken whole."""
 
     def once(self, key: bytes, compute: Callable[[], Found], *, alone: bool) -> Found:
-        """Return what all makers of a computation get of it, which the first of them has done.
+        """Return a result that several makers share; the first that asks has it computed.
 
         `alone`: while no other worker has a large tensor in memory.
         """
 
     def reader_to_odd(self, index: int) -> Callable[[int, Tensor], Tensor]:
-        """Return what writes the values of an input (float64) from an element on, rounded to odd, into a buffer."""
+        """Return a function that writes an input's values from an element on, rounded to odd, into a buffer."""
 
     def find_out(self, maker: Operating) -> None:
-        """Give a maker the state of its statistic or of its survey, or say why there is none."""
+        """Give a maker the state of its statistic or of its survey, or the reason why there is none."""
 
 
 class Maker(ABC):
@@ -103,17 +106,17 @@ class Maker(ABC):
         self.inputs = inputs
         """The indices of the chunks that it reads, in order."""
         self.kept = kept
-        """The index under which later steps read its values, rounded if it has a place; None when none does."""
+        """The index under which later steps read its values, rounded if it is written; None if none reads them."""
         self.running = new_checksum()
         self.nonfinite = 0
         self.overflowed = 0
         self.problem: UndefinedError | None = None
         """Why it has no value."""
         self.parts: Sequence[Combination] = ()
-        """What it takes whole, of other shapes."""
+        """Operands that it takes whole, with other shapes."""
 
     def prepare(self, bench: Bench) -> None:  # noqa: B027 -- combinations have all they need
-        """Take what it must have beside chunks, before the first is made."""
+        """Get what it needs besides chunks, before the first is made."""
 
     @abstractmethod
     def make(self, chunks: Sequence[Tensor], start: int, out: Tensor, spare: Tensor) -> Tensor:
@@ -121,7 +124,7 @@ class Maker(ABC):
 
 
 class LinearMaker(Maker):
-    """A linear combination. The first input's chunk holds the result, when nothing reads it afterwards."""
+    """A linear combination. The result is written into the first input's chunk if nothing reads that afterwards."""
 
     def __init__(
         self, step: Step, inputs: Sequence[int], kept: int | None, dtypes: Mapping[bytes, str], *, takes_first: bool
@@ -148,24 +151,24 @@ class LinearMaker(Maker):
 
 
 class Narrowing(Maker):
-    """A lone tensor that `narrows`. It is read anew: its chunk was rounded to float32."""
+    """A single tensor that `narrows`. It is read again, since its chunk was rounded to float32."""
 
     def __init__(self, step: Step, inputs: Sequence[int], kept: int | None) -> None:
         super().__init__(step, inputs, kept)
         self._read: Callable[[int, Tensor], Tensor] | None = None
 
     def prepare(self, bench: Bench) -> None:
-        """Take what reads its input."""
+        """Get the reader of its input."""
         self._read = bench.reader_to_odd(self.inputs[0])
 
     def make(self, chunks: Sequence[Tensor], start: int, out: Tensor, spare: Tensor) -> Tensor:  # noqa: ARG002
-        """Return float32 values, in `out`, that round to what the exact ones round to."""
+        """Return float32 values, in `out`, that round to the same values as the exact ones."""
         assert self._read is not None  # it was prepared
         return self._read(start, out)
 
 
 class OperationMaker(Maker):
-    """Makes what a method makes that is no combination: each `Making` names the class of these that does."""
+    """Makes what methods make by operations: each `Making` names the subclass that does."""
 
     @abstractmethod
     def __init__(self, step: Step, inputs: Sequence[int], kept: int | None, operation: KernelCall) -> None:
@@ -175,11 +178,11 @@ class OperationMaker(Maker):
     @classmethod
     @abstractmethod
     def memory_for(cls, operation: KernelCall) -> int:
-        """Return how many bytes it needs beside chunks."""
+        """Return how many bytes it needs besides chunks."""
 
 
 class Operating(OperationMaker):
-    """A kernel's work."""
+    """Makes chunks with a kernel."""
 
     def __init__(self, step: Step, inputs: Sequence[int], kept: int | None, operation: KernelCall) -> None:
         super().__init__(step, inputs, kept, operation)
@@ -194,26 +197,26 @@ class Operating(OperationMaker):
 
     @classmethod
     def memory_for(cls, operation: KernelCall) -> int:
-        """Return what its kernel says, if that needs the tensor whole; else 0."""
+        """Return the kernel's working set if it needs the tensor whole; else 0."""
         needed = kernel_of(operation.method).working_set
         call = Call(operation.tensor, operation.shape, operation.arguments)
         return needed(call, len(operation.inputs)) if needed is not None else 0
 
     def prepare(self, bench: Bench) -> None:
-        """Have its statistic taken, or looked up."""
+        """Have its statistic computed, or looked up."""
         bench.find_out(self)
 
     def make(self, chunks: Sequence[Tensor], start: int, out: Tensor, spare: Tensor) -> Tensor:  # noqa: ARG002
-        """Return what the kernel makes."""
+        """Return the kernel's result."""
         inputs = [chunks[slot] for slot in self.inputs]
         if self.unknowable or (self.kernel.grain is Grain.TENSOR and not all_finite(inputs)):
             return out.fill_(math.nan)
         return self.kernel.apply(self.call, inputs, start, self.state).reshape(-1)
 
     def state_key(self, place: torch.device) -> bytes | None:
-        """Return what the kernel's statistic depends on, hashed; None when there is none.
+        """Return the key of the kernel's statistic; None if it has none.
 
-        `place`: where it is computed, on which it depends unless the method is exact.
+        `place`: where it is computed, which matters unless the method is exact.
         """
         statistic = self.kernel.statistic
         if statistic is None:
@@ -222,7 +225,7 @@ class Operating(OperationMaker):
 
 
 class Adding(OperationMaker):
-    """What LoRAs add to a tensor: made of tensors that have shapes of their own, in blocks of rows."""
+    """Makes what LoRAs add to a tensor, from factors with shapes of their own, in blocks of rows."""
 
     def __init__(self, step: Step, inputs: Sequence[int], kept: int | None, operation: KernelCall) -> None:
         super().__init__(step, inputs, kept, operation)
@@ -232,7 +235,7 @@ class Adding(OperationMaker):
 
     @classmethod
     def memory_for(cls, operation: KernelCall) -> int:
-        """Return the size of the weight and of what is added to it in float64, where one of them is needed whole."""
+        """Return the size of the weight and of the delta in float64, if one of them is needed whole."""
         return 16 * prod(operation.shape) if cls._deltas_of(operation).needs_whole else 0
 
     @staticmethod
@@ -246,14 +249,14 @@ class Adding(OperationMaker):
         self._deltas.take([bench.part(part) for part in self.parts])
 
     def make(self, chunks: Sequence[Tensor], start: int, out: Tensor, spare: Tensor) -> Tensor:  # noqa: ARG002
-        """Return what is added: where it is kept, unless it is rounded for a place first, else in `out`."""
+        """Return the delta: in the chunk that is kept, unless it is rounded to be written first; else in `out`."""
         weight = chunks[self.inputs[0]] if self.inputs else None
         keeps = self.kept is not None and not self.step.places
         return self._deltas.fill(chunks[self.kept] if keeps and self.kept is not None else out, start, weight)
 
 
 class Factoring(OperationMaker):
-    """A tensor of a LoRA that is made: one of those that its module has, which are one computation."""
+    """Makes one tensor of a new LoRA. All tensors of its module come from one computation."""
 
     def __init__(self, step: Step, inputs: Sequence[int], kept: int | None, operation: KernelCall) -> None:
         super().__init__(step, inputs, kept, operation)
@@ -265,7 +268,7 @@ class Factoring(OperationMaker):
 
     @classmethod
     def memory_for(cls, operation: KernelCall) -> int:
-        """Return what decomposing the weight takes, if it is one."""
+        """Return what decomposing the weight needs, if it is decomposed."""
         return cls._module_of(operation).memory
 
     @staticmethod
@@ -275,7 +278,7 @@ class Factoring(OperationMaker):
         return LoraModule(making)
 
     def prepare(self, bench: Bench) -> None:
-        """Take its tensor of the module; none where what that is made of is not finite."""
+        """Get its tensor of the module; None if the inputs are not finite."""
         made = bench.once(self._together, lambda: self._made(bench), alone=self._module.is_large)
         self._value = made[self._role] if made is not None else None
 
@@ -291,22 +294,22 @@ class Factoring(OperationMaker):
         return made
 
     def make(self, chunks: Sequence[Tensor], start: int, out: Tensor, spare: Tensor) -> Tensor:  # noqa: ARG002
-        """Return a piece of the tensor, in `out`; NaN where it is not known."""
+        """Return a piece of the tensor, in `out`; NaN if it is not known."""
         return out.fill_(math.nan) if self._value is None else out.copy_(self._value[start : start + len(out)])
 
 
 def memory_for(operation: KernelCall) -> int:
-    """Return how many bytes an operation needs beside chunks: 0 unless its kernel needs the tensor whole."""
+    """Return how many bytes an operation needs besides chunks: 0 unless its kernel needs the tensor whole."""
     return _maker_of(operation).memory_for(operation)
 
 
 def _maker_of(operation: KernelCall) -> type[OperationMaker]:
-    """Return the class that makes what a method's `makes` names."""
+    """Return the class that a method's `makes` names."""
     return MAKERS[operation.method.makes.maker]
 
 
 MAKERS: Mapping[str, type[OperationMaker]] = {each.__name__: each for each in (Operating, Adding, Factoring)}
-"""By what a `Making` calls them."""
+"""By the names that `Making.maker` has for them."""
 
 
 @cache
@@ -314,7 +317,7 @@ def kernel_of(method: Method) -> Kernel:
     """Return the kernel of a method.
 
     Raises:
-        ProgramError: it is the user's own, and its program fails or has none.
+        ProgramError: it is the user's own, and its program fails or defines no kernel.
     """
     return method.makes.kernel(method)
 
@@ -325,7 +328,7 @@ def _range(dtype: str) -> float:
 
 
 def makers_of(cluster: Cluster) -> tuple[list[Maker], int]:
-    """Return what makes the steps, and the number of chunks that must be at hand at once."""
+    """Return the makers of the steps, and the number of chunks that are needed at once."""
     slots = {leaf.digest: index for index, leaf in enumerate(cluster.leaves)}
     dtypes = {step.digest: step.dtype for step in cluster.steps}
     dtypes |= {leaf.digest: leaf.value_dtype for leaf in cluster.leaves}
@@ -336,7 +339,7 @@ def makers_of(cluster: Cluster) -> tuple[list[Maker], int]:
     for step in cluster.steps:
         inputs = [slots[digest] for digest in step.reads]
         kept = None
-        if step.digest in last and step.digest not in slots:  # else its readers have it from a file
+        if step.digest in last and step.digest not in slots:  # else it is read from a file
             kept = slots[step.digest] = len(slots)
         if step.operation is not None:
             found.append(_maker_of(step.operation)(step, inputs, kept, step.operation))

@@ -1,13 +1,13 @@
-"""Files mapped for reading, each once, for all workers of a pass; and what was read let go of in large pieces.
+"""Maps files for reading, each once for all workers of a pass, and releases pages that were read in large pieces.
 
-A file that is mapped and cut short by somebody kills the process that looks at it. So the kernel is asked to hold up
-whoever is to write to one of them; when somebody comes, the pass ends, and lets go of the files.
+If another process truncates a mapped file, reading it kills this process. So the kernel is asked to hold up processes
+that want to write to one of the files; when one comes, the pass ends and the files are released.
 
-Resident memory stays bounded by `RESIDENT` bytes, whatever the size of the model. Letting go of each tensor as it is
-done would cost a quarter of the pass: every call makes all processors forget addresses.
+Resident memory stays below `RESIDENT` bytes, however large the model is. Releasing each tensor when it is done would
+cost a quarter of the pass, as every call makes all processors forget addresses.
 
-A file that can't be mapped (the address space is too small for it, or its file system has no mappings) is read instead.
-There are never more files open than the process may have: the one that was not used for longest is closed for the next.
+A file that can't be mapped (address space is too small, or its file system has no mappings) is read instead. There are
+never more files open than the process may have: the one that was not used for longest is closed for the next.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from mergebuild.system.spans import span
 __all__ = ["RESIDENT", "Mappings", "OpenFile"]
 
 RESIDENT = 1 << 29
-"""Bytes that may be read before their pages are let go of."""
+"""Bytes that may be read before their pages are released."""
 
 _LOOK = 0.1
-"""Seconds between two looks at whether somebody waits to write to one of the files."""
+"""Seconds between two checks whether a process waits to write to one of the files."""
 
 _GAP = 1 << 22
-"""Ranges so near to each other are let go of in one call; what lies between is read again from the page cache."""
+"""Ranges with smaller gaps are released in one call; bytes in the gap are read again from the page cache."""
 
 _NO_MAPPING = frozenset({errno.ENOMEM, errno.ENODEV, errno.EACCES, errno.EINVAL})
-"""What a system answers when a file that can be read can't be mapped."""
+"""Errors of a system for a file that can be read but not mapped."""
 
 
 class OpenFile:
-    """A file open for reading, held still where that can be.
+    """A file open for reading, held against writers if possible.
 
-    It is closed when nobody has it any more; so whoever has it can rely on `fd`.
+    It is closed when nothing refers to it any more, so `fd` is valid for all that do.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,31 +58,31 @@ class OpenFile:
 
     def __del__(self) -> None:
         if hasattr(self, "fd"):
-            with suppress(OSError):  # all was read, and there is nobody here to be told
+            with suppress(OSError):  # everything was read already
                 self.let_go()
             with suppress(OSError):
                 os.close(self.fd)
 
     @property
     def is_wanted(self) -> bool:
-        """Whether somebody waits to write to it."""
+        """Whether a process waits to write to it."""
         return self._is_held and platform.is_wanted(self.fd)
 
     def let_go(self) -> None:
-        """Hold up nobody any more who is to write to it; to close it is not enough while its mapping is in use."""
+        """Stop holding up writers; closing it does not, while its mapping is in use."""
         if self._is_held:
             self._is_held = False
             platform.let_go(self.fd)
 
     @property
     def mapping(self) -> mmap.mmap | None:
-        """All of it as memory; None where it must be read."""
+        """All of it as memory; None if it must be read."""
         with self._lock:
             if not self._is_tried:
                 self._is_tried = True
                 try:
                     self._mapping = mmap.mmap(self.fd, 0, access=mmap.ACCESS_READ)
-                except ValueError:  # it is empty, which reading shows as well
+                except ValueError:  # it is empty, as reading will show
                     pass
                 except OSError as error:
                     if error.errno not in _NO_MAPPING:
@@ -91,17 +91,17 @@ class OpenFile:
 
 
 class Mappings:
-    """Opens a file when it is first asked for. A context: leaving it lets go of all of them."""
+    """Opens files when they are first asked for. As a context, it releases all of them at the end."""
 
     def __init__(self) -> None:
         self._files: dict[Path, OpenFile] = {}
-        """The one that was asked for last is the last."""
+        """In the order of use, the latest last."""
         self.most = limits.files_at_once()
-        """Files that may be open at once."""
+        """The most files that may be open at once."""
         self._looked = 0.0
         self._lock = threading.Lock()
         self._done: dict[Path, list[tuple[int, int]]] = {}
-        """By file, the ranges that were read since pages were let go of last; `_done_bytes` in all."""
+        """By file, the ranges that were read since pages were last released; `_done_bytes` in all."""
         self._done_bytes = 0
 
     def opened(self, path: Path) -> OpenFile:
@@ -109,7 +109,7 @@ class Mappings:
 
         Raises:
             OSError: it can't be opened.
-            SourceError: somebody waits to write to one of the files.
+            SourceError: a process waits to write to one of the files.
         """
         with self._lock:
             found = self._files.pop(path, None)
@@ -122,7 +122,7 @@ class Mappings:
         return found
 
     def view(self, path: Path, offset: int, size: int) -> memoryview:
-        """Return bytes of a file: as they lie, or a copy where the file can't be mapped.
+        """Return bytes of a file: a view, or a copy if the file can't be mapped.
 
         Raises:
             OSError: it can't be opened or read, or ends early (`EIO`).
@@ -141,14 +141,14 @@ class Mappings:
         Raises:
             OSError: as `view`.
         """
-        file = self.opened(path)  # had until all is read: else another thread's next file may get its number
+        file = self.opened(path)  # kept until all is read: else another thread's file may get its descriptor
         with span("read", file=path, offset=offset, bytes=len(room)):
             read = platform.pread_into(file.fd, room, offset)
         if read < len(room):
             raise OSError(errno.EIO, f"the file ends {len(room) - read} bytes early", str(path))
 
     def _look(self) -> None:
-        """See whether somebody waits to write to one of the files, once in a while."""
+        """Check from time to time whether a process waits to write to one of the files."""
         now = time.monotonic()
         if now - self._looked < _LOOK:
             return
@@ -163,16 +163,16 @@ class Mappings:
             )
 
     def gathered(self, location: Location, start: int, count: int) -> bytearray:
-        """Return elements of a tensor in pieces."""
+        """Return elements of a scattered tensor."""
         return gather(location.pieces, lambda file: _Slices(self, location.files[file]), location.width, start, count)
 
     def release_all(self, lying: Leaf | Location) -> None:
-        """Say that all that lies at a location, or of a leaf, was read and is not needed again."""
+        """Release all ranges of a location or a leaf: they were read and are not needed again."""
         for path, begin, size in lying.ranges:
             self.release(path, begin, size)
 
     def release(self, path: Path, offset: int, size: int) -> None:
-        """Say that a range was read and is not needed again."""
+        """Release a range: it was read and is not needed again."""
         with self._lock:
             self._done.setdefault(path, []).append((offset, offset + size))
             self._done_bytes += size
@@ -189,8 +189,8 @@ class Mappings:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Let go of the files; a mapping that a tensor still views goes with that tensor."""
-        with self._lock:  # whoever reads ahead may still be at it, when an interrupt came as it began
+        """Release the files; a mapping that a tensor still views is closed with that tensor."""
+        with self._lock:  # the prefetcher may still run, if an interrupt came as it began
             files = list(self._files.values())
             self._files.clear()
         for file in files:

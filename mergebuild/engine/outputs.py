@@ -1,12 +1,13 @@
-"""Files being written, by whoever computes, in any order.
+"""Output files, written by all workers, in any order.
 
-Blocks are anonymous memory maps: page-aligned, seen by torch and by the system alike without a copy, and taken in
-turn, so that memory is bounded.
+Blocks are anonymous memory maps: page-aligned, used by torch and by the system without a copy, and reused, so that
+memory is limited.
 
-Small outputs go through the page cache. To write there is a copy in memory, and done at once by whoever filled the
-block. Large ones would fill the cache and then wait for the disk at its slowest: whole pages of these go directly to
-it, written by threads of their own while the others compute on, several at once: a disk does more the more it is asked
-for. Into the cache, a file system lets one writer a file at a time, and has others wait without sleep: hence a lock.
+Small outputs are written through the page cache. This is a copy in memory, done at once by the thread that filled the
+block. Large ones would fill the cache and then wait for the disk at its slowest: their whole pages are written directly
+to the disk, by separate threads while the others compute, several at once, as a disk is faster with several requests. A
+file system lets only one thread at a time write to a file through the cache, and others wait without sleeping; hence a
+lock.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from mergebuild.system.spans import span
 __all__ = ["DIRECT_SHARE", "Block", "Outputs"]
 
 DIRECT_SHARE = 10
-"""Outputs that together exceed one part in so many of the machine's memory are written past the page cache."""
+"""Outputs that together have more than this part of the machine's memory are written past the page cache."""
 
 _WRITERS = 4
-"""Threads at most that write past the page cache."""
+"""The most threads that write past the page cache."""
 
 _EARLY = 1 << 26
-"""Bytes written to the page cache before the disk is asked to begin with them, if somebody will wait for it."""
+"""Bytes in the page cache after which the disk is asked to begin writing them, if the build will wait for it."""
 
 
 class Block:
@@ -53,14 +54,14 @@ class _Filled(NamedTuple):
     size: int
     places: Sequence[OutputRange]
     number: int = 0
-    """How many were there with it, of those that wait for a thread that writes."""
+    """Its number, for blocks that wait for a writing thread."""
 
 
 class Outputs:
     """Creates the files of a pass, writes to them in the background, and closes them.
 
-    A context: leaving it waits until all is written and raises what went wrong with that. When it raises, or is left
-    by an error, the files that it created are gone.
+    As a context it waits at the end until everything is written, and raises errors of that. If it raises, or is left by
+    an error, the files that it created are removed.
     """
 
     def __init__(
@@ -82,10 +83,10 @@ class Outputs:
         self._writers: list[threading.Thread] = []
         self._free: SimpleQueue[Block] = SimpleQueue()
         self._under_way: set[int] = set()
-        """The numbers of the blocks that wait to be written, or are."""
+        """The numbers of blocks that wait to be written, or are being written."""
         self._last = 0
         self._written = threading.Condition()
-        """Said whenever a block was written; guards the two above."""
+        """Notified whenever a block was written; guards the two above."""
         self._failed: Exception | None = None
         self.is_direct = False
         self.block_size = 0
@@ -112,10 +113,10 @@ class Outputs:
             raise self._failed
 
     def _close(self, *, is_whole: bool) -> None:
-        """Close the files; unless all are whole, remove them, each that can be.
+        """Close the files; unless all are complete, remove those that can be removed.
 
         Raises:
-            OSError: they were whole, and one was not closed: what a file system says only then is lost.
+            OSError: they were complete, and one could not be closed: some file systems report lost data only then.
         """
         failed: OSError | None = None
         for file in self._files:
@@ -126,7 +127,7 @@ class Outputs:
         if is_whole and failed is None:
             return
         for file in self._files:
-            with suppress(OSError):  # what went wrong before is the news
+            with suppress(OSError):  # the earlier error is reported
                 file.output.path.unlink(missing_ok=True)
         if is_whole and failed is not None:
             raise failed
@@ -136,9 +137,9 @@ class Outputs:
         return self._files[index].fd
 
     def allocate(self, shared: int) -> None:
-        """Give the files their sizes, so that a full disk is known before the work.
+        """Give the files their sizes, so that a full disk shows before the work.
 
-        `shared`: how many bytes they have from other files already.
+        `shared`: how many bytes they share with other files already.
         """
         size = 0
         for file in self._files:
@@ -150,7 +151,7 @@ class Outputs:
                 file.go_direct()
 
     def start(self, block: int) -> None:
-        """Begin to take blocks, of so many bytes each."""
+        """Begin to hand out blocks of so many bytes."""
         self.block_size = block
         for _ in range(2 * self._threads + 2):
             self._free.put(Block(block))
@@ -160,7 +161,7 @@ class Outputs:
             self._writers[-1].start()
 
     def block(self) -> Block:
-        """Return a block to fill, when there is one."""
+        """Return a block to fill, as soon as one is free."""
         try:
             return self._free.get_nowait()
         except Empty:
@@ -168,10 +169,10 @@ class Outputs:
                 return self._free.get()
 
     def put(self, block: Block, size: int, places: Sequence[OutputRange]) -> None:
-        """Have the first bytes of a block written to all these places, and the block taken back then.
+        """Write the first bytes of a block to all these places; the block is free afterwards.
 
         Raises:
-            OSError: writing fails, if it is done at once; else leaving the context raises that.
+            OSError: writing fails, if it is done at once; otherwise the end of the context raises that.
         """
         if self._writers and places:
             with self._written:
@@ -183,16 +184,16 @@ class Outputs:
             self._free.put(block)
 
     def settle(self) -> None:
-        """Wait until nothing is under way any more of what was put before: the same places may be written anew.
+        """Wait until everything put before is written, so that the same places may be written again.
 
-        Several threads write, each as fast as it can: of two blocks for one place, either may be the last.
+        Several threads write, each as fast as it can: of two blocks for one place, either could be the last otherwise.
         """
         with self._written:
             last = self._last
             self._written.wait_for(lambda: all(number > last for number in self._under_way))
 
     def fill(self, fd: int, offset: int, size: int, place: OutputRange) -> int:
-        """Have as many of these bytes of a file written to a place as a block holds; return how many.
+        """Write as many of these bytes of a file to a place as fit into a block; return how many.
 
         Raises:
             OSError: the file ends early (`EIO`), or reading fails.
@@ -207,7 +208,7 @@ class Outputs:
         return size
 
     def _write_all(self) -> None:
-        """Write what comes. After a failure blocks are only taken back, for whoever waits for one."""
+        """Write blocks as they come. After a failure, blocks are only made free, for threads that wait for one."""
         while (filled := self._filled.get()) is not None:
             if not self._stop.is_set():
                 try:
@@ -233,7 +234,7 @@ class Outputs:
 
 
 class _OpenOutput:
-    """An output with its header in place."""
+    """An output whose header is written."""
 
     def __init__(self, output: OutputFile, durable: bool) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -242,13 +243,13 @@ class _OpenOutput:
         self.fd = os.open(output.path, flags, 0o666)
         self._direct: int | None = None
         self._is_refused = False
-        """Whether the file system turned out not to write directly after all."""
+        """Whether the file system has refused a direct write."""
         self._lock = threading.Lock()
         self._durable = durable
         self._cached = (0, 0)
-        """The range of bytes that the disk was not asked for yet."""
+        """The range of bytes that the disk was not yet asked to write."""
         self._mapping: mmap.mmap | None = None
-        """All of it in memory, where something does not lie in one run."""
+        """All of it in memory, if it has scattered tensors."""
         try:
             for offset, content in ((0, output.header), *output.fixed):
                 platform.pwrite_all(self.fd, memoryview(content), offset)
@@ -258,11 +259,11 @@ class _OpenOutput:
             raise
 
     def go_direct(self) -> None:
-        """Write whole pages past the page cache from now on, where the file system can."""
+        """Write whole pages past the page cache from now on, if the file system can."""
         self._direct = platform.open_direct(self.output.path)
 
     def write(self, data: memoryview, offset: int) -> None:
-        """Write bytes that begin on a page of memory."""
+        """Write bytes, which begin on a page of memory."""
         done = self._write_directly(data, offset)
         if done == len(data):
             return
@@ -272,7 +273,7 @@ class _OpenOutput:
                 self._hurry(offset + done, offset + len(data))
 
     def scatter(self, data: memoryview, place: OutputRange) -> None:
-        """Write elements of a tensor that does not lie in one run."""
+        """Write elements of a scattered tensor."""
         with self._lock:
             if self._mapping is None:
                 self._mapping = mmap.mmap(self.fd, self.output.size)
@@ -280,7 +281,7 @@ class _OpenOutput:
             scatter(place.views, target, place.width, place.offset // place.width, data)
 
     def _hurry(self, begin: int, end: int) -> None:
-        """Ask the disk to begin with what was written, once it is much."""
+        """Ask the disk to begin writing, once there are many bytes."""
         begin, end = min(begin, self._cached[0] or begin), max(end, self._cached[1])
         if end - begin >= _EARLY:
             platform.start_writeback(self.fd, begin, end - begin)
@@ -288,7 +289,7 @@ class _OpenOutput:
         self._cached = begin, end
 
     def _write_directly(self, data: memoryview, offset: int) -> int:
-        """Return how many bytes of the whole pages among these are on the disk."""
+        """Write the whole pages among these bytes directly; return how many bytes that are."""
         size = len(data) // platform.PAGE * platform.PAGE
         if self._direct is None or self._is_refused or offset % platform.PAGE or not size:
             return 0
@@ -305,7 +306,7 @@ class _OpenOutput:
         mapping, self._mapping = self._mapping, None
         try:
             if mapping is not None:
-                with suppress(BufferError):  # an error that is on its way holds views of it
+                with suppress(BufferError):  # an error being raised refers to views of it
                     mapping.close()
             os.close(self.fd)
         finally:

@@ -1,7 +1,7 @@
-"""Reading ahead: a thread asks the disk for what the workers will need next, in the order in which they will.
+"""Reads ahead: a thread asks the disk for the bytes that the workers need next, in the order in which they need them.
 
-What a system reads ahead by itself when a mapping is touched is little, stops at the end of each tensor, and of two
-files side by side makes a disk seek. Of what is in the page cache already, one look a piece is all that is done.
+A system by itself reads little ahead in a mapping, stops at the end of each tensor, and makes a disk seek between two
+files that are read together. For bytes that are in the page cache already, only one check for each piece is done.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from mergebuild.system.spans import span
 __all__ = ["AHEAD", "Prefetch"]
 
 AHEAD = 1 << 27
-"""How many bytes the disk is asked for before they are needed."""
+"""How many bytes the disk is asked for in advance."""
 
 _STRIDE = 1 << 24
-"""Bytes of leaves that are looked at between two waits: to wake a thread for each tensor costs more than it gains."""
+"""Bytes of leaves between two waits: waking a thread for each tensor would cost more than it gains."""
 
 _PIECE = 1 << 21
-"""Bytes asked for at once."""
+"""Bytes to ask for at once."""
 
 
 class Prefetch:
-    """Reads ahead of workers that say how far they have come. A context: leaving it ends the thread."""
+    """Reads ahead of workers that report how far they are. As a context, it ends the thread at the end."""
 
     def __init__(self, leaves: Iterable[Leaf], mappings: Mappings) -> None:
         self._leaves = leaves
@@ -42,7 +42,7 @@ class Prefetch:
     def __enter__(self) -> Prefetch:
         try:
             self._thread.start()
-        except BaseException:  # an interrupt, while the thread began
+        except BaseException:  # an interrupt while the thread was starting
             self._end()
             raise
         return self
@@ -57,7 +57,7 @@ class Prefetch:
             self._moved.notify()
 
     def began(self, size: int) -> None:
-        """Say that a worker began with leaves of so many bytes, the next in order."""
+        """Report that a worker began with leaves of so many bytes, the next in order."""
         with self._moved:
             self._begun += size
             if self._begun >= self._awaited:
@@ -71,7 +71,7 @@ class Prefetch:
                     file = self._mappings.opened(path)
                     mapping = file.mapping
                 except OSError:
-                    return  # the worker that needs the file says so
+                    return  # the worker that needs the file will raise the error
                 for start in range(begin, begin + length, _PIECE):
                     size = min(_PIECE, begin + length - start)
                     if asked - self._begun >= AHEAD and not self._waited(asked - AHEAD + _STRIDE):
@@ -82,7 +82,7 @@ class Prefetch:
                     asked += size
 
     def _waited(self, begun: int) -> bool:
-        """Wait until workers began with so many bytes; False when there is no more use in it."""
+        """Wait until workers began with so many bytes; False if that will not happen."""
         with self._moved, span("wait for workers"):
             self._awaited = begun
             self._moved.wait_for(lambda: self._ended or self._begun >= begun)

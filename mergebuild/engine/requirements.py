@@ -1,4 +1,4 @@
-"""What a pass would need, asked before it runs: torch, a device, memory for whole tensors, a user's own program."""
+"""What a pass needs, asked before it runs: torch, a device, memory for whole tensors, a user's own program."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from mergebuild.methods.method import Method
 __all__ = ["PROCESSORS", "check_device", "check_program", "may_need_torch", "needs_memory"]
 
 PROCESSORS = ("auto", "cpu")
-"""Devices to choose with which the compiled kernels do what they can."""
+"""The choices of a device with which compiled kernels do what they can."""
 
 
 def may_need_torch(methods: Iterable[Method], device: str) -> bool:
-    """Whether tensors of some methods may have to be made by torch."""
+    """Whether torch may have to make tensors of some of these methods."""
     return device not in PROCESSORS or not all(map(compiled.can_often, methods))
 
 
 def needs_memory(work: Pass) -> Iterator[tuple[bytes, int]]:
-    """Yield the digests of the steps that need a tensor whole, and how many bytes of memory each needs.
+    """Yield the digests of steps that need a tensor whole, each with the bytes of memory that it needs.
 
     Raises:
-        ProgramError: a user's own program fails to say so.
+        ProgramError: a user's own program fails to tell.
     """
     memory_for: Callable[[KernelCall], int] | None = None
     for step in work.steps.values():
@@ -40,10 +40,10 @@ def needs_memory(work: Pass) -> Iterator[tuple[bytes, int]]:
 
 
 def check_device(name: str) -> None:
-    """Look for a device, `cuda` or `cuda:N`.
+    """Check that a device exists: `cuda` or `cuda:N`.
 
     Raises:
-        UsageError: it is not there (`no-such-device`).
+        UsageError: it does not (`no-such-device`).
     """
     compute_module().device_named(name)
 
@@ -52,6 +52,6 @@ def check_program(method: Method) -> None:
     """Load the program of a user's own method.
 
     Raises:
-        ProgramError: it fails, or defines no kernel of that name.
+        ProgramError: it fails, or defines no kernel with that name.
     """
     compute_module().kernel_of(method)

@@ -1,8 +1,8 @@
-"""Run a pass: create the files, share the work among threads, leave nothing behind when it fails.
+"""Runs a pass: creates the files, shares the work among threads, and leaves nothing behind if it fails.
 
-The stages are threads that hand blocks of memory on: one reads ahead (`prefetch.py`), workers compute in the order of
-the files (`crew.py`), others write behind them (`outputs.py`). What a job (`schedule.py`) gives does not depend on who
-does it or when. Copies of ranges need no torch; it is imported in the background when there is a step to compute
+The stages are threads that pass blocks of memory on: one reads ahead (`prefetch.py`), workers compute in the order of
+the files (`crew.py`), others write (`outputs.py`). The result of a job (`schedule.py`) does not depend on which thread
+does it or when. Copying ranges needs no torch; it is imported in the background if there is a step to compute
 (`torch_import.py`).
 """
 
@@ -27,21 +27,21 @@ from mergebuild.system.spans import span
 __all__ = ["DEFAULT_CHUNK", "PassResult", "run_pass"]
 
 DEFAULT_CHUNK = 1 << 19
-"""Elements computed at a time: 2 MiB of float32 an input, which stays in the processor's cache."""
+"""Elements computed at a time: 2 MiB of float32 for each input, which stays in the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class PassResult:
-    """What came of a pass."""
+    """The results of a pass."""
 
     steps: Mapping[bytes, StepResult]
-    """By digest, those of unseen groups too."""
+    """By digest, including steps of unseen groups."""
     unseen: Sequence[SeenGroup]
-    """What came of each unseen group, in their order."""
+    """The results of unseen groups, in order."""
     waited: float
-    """How many seconds it had to wait for torch."""
+    """Seconds spent waiting for torch."""
     learnt: Mapping[bytes, str]
-    """What was found out about whole tensors, to be known by a later pass."""
+    """New findings, for later passes."""
 
 
 def run_pass(
@@ -54,13 +54,13 @@ def run_pass(
     durable: bool = False,
     device: str = "auto",
 ) -> PassResult:
-    """Write all outputs of a pass. When it raises, the files that it created are gone.
+    """Write all outputs of a pass. If it raises, the files that it created are removed.
 
-    `durable`: somebody will wait until the disk has them, so that it is to begin early. `device`: `auto`, `cpu`,
-    `cuda` or `cuda:N`, one that is there (`check_device`).
+    `durable`: the build will wait until everything is on the disk, so writing there should begin early. `device`:
+    `auto`, `cpu`, `cuda` or `cuda:N`, an existing one (`check_device`).
 
     Raises:
-        OSError: a file cannot be read or written; `ENOSPC` when the disk is full.
+        OSError: a file cannot be read or written; `ENOSPC` if the disk is full.
     """
     began = time.perf_counter()
     emit(PassBegun(targets, sum(output.size for output in work.outputs)))
@@ -85,9 +85,9 @@ def run_pass(
 
 
 def _unshared(work: Pass, outputs: Outputs, emit: Emit) -> list[Job]:
-    """Return the jobs of a pass, without what outputs share with other files already.
+    """Return the jobs of a pass, without bytes that outputs share with other files already.
 
-    Pages are shared before space is allocated: what is shared takes none.
+    Pages are shared before space is allocated, as shared ones need none.
     """
     left = [shared(job, outputs, emit) if isinstance(job, Copy) else job for job in schedule(work)]
     return [job for job in left if job is not None]

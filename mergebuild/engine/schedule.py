@@ -1,10 +1,10 @@
-"""Cut a pass into jobs, each of which one worker does from beginning to end. Pure: no file is opened. No torch.
+"""Cuts a pass into jobs, each done by one worker from beginning to end. Pure: no file is opened. No torch.
 
-Surveys come first, in `looks`, for steps need what they come to. All else is in `schedule`.
+Surveys come first (`looks`), since steps need their results. Everything else is in `schedule`.
 
-A *cluster* is the least set of steps and leaves that hang together: it is read once, chunk by chunk. What a job comes
-to depends neither on who does it nor on when. Their order is that of the files, so that a disk reads on: copies first,
-which need no torch, then what is to be hashed before it is known, then what is known.
+A *cluster* is a smallest set of connected steps and leaves: it is read once, chunk by chunk. The result of a job
+depends neither on the worker nor on the time. Jobs are in the order of the files, so that a disk reads on: first
+copies, which need no torch, then tensors that must be hashed, then those that are known.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Cluster:
     leaves: Sequence[Leaf]
     steps: Sequence[Step]
     siblings: Sequence[Cluster] = ()
-    """Others with operations that are one computation with some of its own."""
+    """Other clusters with operations that share a computation with some of its own."""
 
     @property
     def count(self) -> int:
@@ -32,9 +32,9 @@ class Cluster:
         return self.steps[0].count
 
     def below(self, step: Step) -> list[Step]:
-        """Return its steps that one is made of, also by way of others, each behind what it reads itself.
+        """Return the cluster's steps that a step is made of, directly or not, each after those that it reads itself.
 
-        What lies in a file is read from there, also where a step makes it.
+        A tensor that is in a file is read from there, even if a step makes it.
         """
         lying = {leaf.digest for leaf in self.leaves}
         needed = {*step.reads} - lying
@@ -47,7 +47,7 @@ class Cluster:
 
     @property
     def reads(self) -> Sequence[Leaf]:
-        """All that it and its siblings read, each once: the leaves, and what operations take whole."""
+        """All leaves that it and its siblings read, each once, including those that operations take whole."""
         operations = [step.operation for each in (self, *self.siblings) for step in each.steps if step.operation]
         whole = (leaf for operation in operations for part in operation.parts for leaf, _ in part)
         leaves = (leaf for each in (self, *self.siblings) for leaf in each.leaves)
@@ -67,7 +67,7 @@ Job = Copy | UnseenGroup | Cluster | Look
 
 
 def looks(work: Pass) -> list[Look]:
-    """Return the jobs that find out what steps must know first, as far as that is not known."""
+    """Return the jobs for surveys whose findings are unknown."""
     found: list[Look] = []
     for survey in work.surveys:
         if survey.key in work.known:
@@ -113,7 +113,7 @@ def _cluster(work: Pass, steps: Sequence[Step]) -> Cluster:
 
 
 def _led(clusters: Sequence[Cluster]) -> Iterator[Cluster]:
-    """Yield clusters, those that share a computation with one before as siblings of that one."""
+    """Yield clusters; those that share a computation with an earlier one become its siblings."""
     leaders: dict[bytes, int] = {}
     siblings: dict[int, list[Cluster]] = {}
     for index, cluster in enumerate(clusters):
@@ -128,7 +128,7 @@ def _led(clusters: Sequence[Cluster]) -> Iterator[Cluster]:
 
 
 def _coalesced(copies: Iterable[Copy]) -> list[Copy]:
-    """Return copies with neighbours on both sides joined, so that a run of tensors is one range."""
+    """Return copies, joined if they are neighbours on both sides, so that a run of tensors is one range."""
     found: list[Copy] = []
     for each in sorted(copies, key=lambda copy: (copy.place.output, copy.place.offset)):
         if found and _goes_on(found[-1], each):
@@ -140,7 +140,7 @@ def _coalesced(copies: Iterable[Copy]) -> list[Copy]:
 
 
 def _goes_on(first: Copy, second: Copy) -> bool:
-    """Whether a copy goes on where the one before it ends, on both sides."""
+    """Whether a copy continues where the one before it ends, on both sides."""
     one, other = first.location, second.location
     return (
         first.place.output == second.place.output

@@ -1,6 +1,6 @@
-"""The import of torch, which takes longer than planning does: begun in the background when there is a use for it.
+"""The import of torch, which takes longer than planning: begun in the background when torch will be needed.
 
-Until it is there workers hash what is to be hashed, and do what compiled kernels do.
+Until it is done, workers hash tensors and do what compiled kernels can do.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from mergebuild.system.spans import span
 __all__ = ["TORCH", "TorchImport", "compute_module", "warm_up"]
 
 _POLITE = 0.0003
-"""Seconds after which the import of torch lets others have the interpreter: planning and hashing need it briefly, and
-often, and would wait most of the time."""
+"""Seconds after which the import of torch lets other threads have the interpreter: planning and hashing need it briefly
+and often, and would wait most of the time otherwise."""
 
 
 class TorchImport:
@@ -33,22 +33,22 @@ class TorchImport:
         self._begun = threading.Lock()
         self.is_there = threading.Event()
         self.since = 0.0
-        """When it was there, by `time.perf_counter`."""
+        """When it was done, by `time.perf_counter`."""
 
     def begin(self) -> None:
-        """Begin, unless it was begun."""
+        """Begin, unless it was begun before."""
         if self._begun.acquire(blocking=False):
             threading.Thread(target=self._fetch, name="mergebuild-import").start()
 
     def came(self, within: float) -> bool:
-        """Wait so many seconds at most; return whether there is nothing to wait for."""
+        """Wait at most so many seconds; return whether there is nothing to wait for."""
         return not self._begun.locked() or self.is_there.wait(within)
 
     def _fetch(self) -> None:
         usual = sys.getswitchinterval()
         sys.setswitchinterval(_POLITE)
         try:
-            with suppress(Exception), span("import torch"):  # whoever needs it imports it again, and says what is wrong
+            with suppress(Exception), span("import torch"):  # the thread that needs it will see the same error
                 if limits.fits():
                     _load_library()
                     import_module("mergebuild.engine.compute")
@@ -63,7 +63,7 @@ TORCH = TorchImport()
 
 
 def warm_up() -> None:
-    """Begin to import torch beside whatever else is done."""
+    """Begin to import torch in the background."""
     TORCH.begin()
 
 
@@ -78,7 +78,7 @@ def compute_module() -> ModuleType:
     try:
         from mergebuild.engine import compute
     except Exception as error:
-        if limits.memory_limit() is not None:  # whatever it says: an import ends in any way for want of memory
+        if limits.memory_limit() is not None:  # without enough memory, an import may fail with any error
             raise _no_memory() from error
         if not isinstance(error, ImportError | OSError | RuntimeError):
             raise
@@ -91,7 +91,7 @@ def compute_module() -> ModuleType:
 
 
 def _load_library() -> None:
-    """Load the largest of torch's libraries, a fifth of the import, while others have the interpreter."""
+    """Load the largest of torch's libraries, a fifth of the import, while other threads have the interpreter."""
     found = find_spec("torch")
     for folder in found.submodule_search_locations or () if found else ():
         platform.load_library(Path(folder) / "lib" / "libtorch_cpu.so")

@@ -1,11 +1,11 @@
-"""The ways of chunks: from files' bytes to float32 where they are computed with, and from there to the outputs.
+"""Transfers of chunks: from files' bytes to float32 on the device that computes, and from there to the outputs.
 
-`Direct` is the processor's: it computes with the mapped pages, and rounds into the blocks that are written. `Staged` is
-a device's, which has memory of its own: bytes go through small pinned buffers, each way a ring of them. Three streams
-do the copies there, the kernels, and the copies back at the same time; an event tells each when it may go on. A worker
-fills the next buffers meanwhile, and hashes and writes what came back: it waits only for a ring to come round.
+`Direct` is for the processor: it computes with mapped pages, and rounds into the blocks that are written. `Staged` is
+for a device with memory of its own: bytes go through small pinned buffers, a ring of them in each direction. There,
+three streams copy chunks in, run kernels, and copy results back at the same time; events tell each when it may go on.
+Meanwhile the worker fills the next buffers, and hashes and writes results: it waits only until a buffer is free again.
 
-Values are widened and rounded where they are computed with, so that the bus carries the files' dtypes, and once.
+Values are widened and rounded on the device, so that they are transferred in the files' dtypes, and once.
 """
 
 from __future__ import annotations
@@ -41,28 +41,28 @@ _NAN: Mapping[torch.dtype, tuple[torch.dtype, int]] = {
     torch.float8_e4m3fn: (torch.uint8, 0x7F),
     torch.float8_e5m2: (torch.uint8, 0x7F),
 }
-"""The NaN that is written, as an integer of the same size."""
+"""The NaN that is written for a dtype, as an integer of the same size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """What becomes of a chunk."""
+    """What is done with a chunk."""
 
     dtype: torch.dtype
-    """What it is rounded to."""
+    """The dtype to which it is rounded."""
     places: Sequence[OutputRange]
     """Where it is written."""
     running: RunningChecksum | None = None
-    """What it is hashed into."""
+    """The hash that its bytes are added to."""
     kept: Tensor | None = None
-    """Where it is kept as it was rounded, for others to compute with."""
+    """Where it is kept, rounded, for other steps."""
     may_have_nan: bool = True
-    """Whether there may be a NaN among its values."""
+    """Whether its values may include a NaN."""
 
     def round(self, values: Tensor, room: Tensor) -> Tensor:
-        """Write values (float32) to `room`, in its dtype, which is the dtype of this; return it.
+        """Write values (float32) to `room`, rounded to its dtype; return it.
 
-        Any NaN becomes the one NaN of the dtype: what else a NaN's bits say depends on the processor.
+        Every NaN becomes the one NaN of the dtype, since a NaN's other bits depend on the processor.
         """
         room.copy_(values)
         if self.may_have_nan:
@@ -71,27 +71,27 @@ class Sending:
         return room
 
     def keep(self, rounded: Tensor) -> None:
-        """Keep it if that is wanted."""
+        """Keep it if another step needs it."""
         if self.kept is not None:
             self.kept.copy_(rounded)
 
     def hash(self, data: memoryview) -> None:
-        """Hash its bytes if that is wanted."""
+        """Hash its bytes if that is asked for."""
         if self.running is not None:
             self.running.update(data)
 
 
 class Transfers(ABC):
-    """One worker's."""
+    """The transfers of one worker."""
 
     place: torch.device
     """Where chunks are computed with."""
     most: int
-    """Bytes of a result that can be sent at once."""
+    """The most bytes of a result that can be sent at once."""
 
     @abstractmethod
     def entered(self) -> AbstractContextManager[object]:
-        """Within the context this thread makes buffers there, and computes."""
+        """Return a context in which this thread makes buffers and computes there."""
 
     @abstractmethod
     def floats(self, count: int) -> Tensor:
@@ -99,33 +99,36 @@ class Transfers(ABC):
 
     @abstractmethod
     def bring(self, data: Bytes, dtype: torch.dtype, room: Tensor, *, to_odd: bool = False) -> Tensor:
-        """Return the values of a file's bytes as float32: in `room` (as many values), or as they lie.
+        """Return the values of a file's bytes as float32: in `room` (as many values), or a view of them.
 
-        Those of float64 are rounded to the nearest, or to odd: see `rounding`.
+        float64 values are rounded to the nearest, or to odd: see `rounding`.
         """
 
     @abstractmethod
     def whole(self, values: Tensor) -> Tensor:
-        """Return a tensor of any dtype that lies in the host's memory, where it can be computed with."""
+        """Return a tensor of any dtype from the host's memory where it can be computed with."""
 
     @abstractmethod
     def check(self, maker: Maker, value: Tensor) -> bool:
-        """Count what is not finite, or too large for the maker's dtype; return whether there may be such values."""
+        """Count values that are not finite, or too large for the maker's dtype; return whether there may be any."""
 
     @abstractmethod
     def send(self, value: Tensor, sending: Sending) -> None:
-        """Round a chunk (float32), have it hashed and written."""
+        """Round a chunk (float32), hash it and write it."""
 
     def close(self) -> None:  # noqa: B027 -- most have nothing to do
-        """Wait until nothing is under way any more, before buffers are let go of."""
+        """Wait until no buffer is in use any more, before they are freed."""
 
     def cluster(self, makers: Sequence[Maker]) -> AbstractContextManager[None]:  # noqa: ARG002
-        """Within the context a cluster is made; behind it, all of it was sent, and its makers know what came of it."""
+        """Return a context in which a cluster is made.
+
+        At its end everything was sent, and its makers have their counts.
+        """
         return nullcontext()
 
 
 class Direct(Transfers):
-    """The processor's: no way at all."""
+    """For the processor: nothing is transferred."""
 
     place = torch.device("cpu")
 
@@ -134,7 +137,7 @@ class Direct(Transfers):
         self.most = outputs.block_size
 
     def entered(self) -> AbstractContextManager[object]:
-        """Nothing is to be done for that."""
+        """Return a context that does nothing."""
         return nullcontext()
 
     def floats(self, count: int) -> Tensor:
@@ -142,18 +145,18 @@ class Direct(Transfers):
         return _view(Block(4 * count), torch.float32, count)
 
     def bring(self, data: Bytes, dtype: torch.dtype, room: Tensor, *, to_odd: bool = False) -> Tensor:
-        """A view of the bytes where that is possible."""
+        """Return a view of the bytes if possible."""
         values = torch.frombuffer(data, dtype=torch.uint8)
-        is_odd = bool(values.data_ptr() % dtype.itemsize)  # an odd header length
+        is_odd = bool(values.data_ptr() % dtype.itemsize)  # not aligned, because of the header's length
         values = (values.clone() if is_odd else values).view(dtype)
         return values if dtype is torch.float32 and not is_odd else _widened(values, room, to_odd=to_odd)
 
     def whole(self, values: Tensor) -> Tensor:
-        """The very same."""
+        """Return the same tensor."""
         return values
 
     def check(self, maker: Maker, value: Tensor) -> bool:
-        """The common case is one look at one or two numbers."""
+        """Count them; in the common case this looks only at one or two numbers."""
         if maker.cannot_overflow and math.isfinite(value.sum().item()):
             return False
         low, high = torch.aminmax(value)
@@ -166,28 +169,28 @@ class Direct(Transfers):
         return True
 
     def send(self, value: Tensor, sending: Sending) -> None:
-        """At once."""
+        """Round, hash and write it at once."""
         block = self._outputs.block()
         rounded = sending.round(value, _view(block, sending.dtype, len(value)))
         sending.keep(rounded)
         sending.hash(block.memory[: rounded.nbytes])
-        self._outputs.put(block, rounded.nbytes, sending.places)  # and somebody else's from now on
+        self._outputs.put(block, rounded.nbytes, sending.places)  # from now on the block is not ours
 
 
 @dataclass(slots=True)
 class _Buffer:
-    """Pinned memory, and the device's beside it."""
+    """Pinned memory, and device memory of the same size."""
 
     host: Tensor
     device: Tensor
     copied: Event | None = None
     """When the last copy between the two is done."""
     used: Event | None = None
-    """When the device's was last computed with."""
+    """When the device memory was last computed with."""
 
 
 class Staged(Transfers):
-    """A device's."""
+    """For a device with memory of its own."""
 
     def __init__(self, outputs: Outputs, device: Device) -> None:
         self._outputs = outputs
@@ -201,12 +204,12 @@ class Staged(Transfers):
             ]
         self._in, self._out = cycle(self._buffers[:RING]), cycle(self._buffers[RING:])
         self._sent: deque[tuple[_Buffer, int, Sending]] = deque()
-        """What is on its way back, and how many bytes that are."""
+        """Results being copied back, each with its number of bytes."""
         self._counts: dict[int, Tensor] = {}
-        """By a maker's identity, what it made that is not finite, and that is too large (int64 [2])."""
+        """By a maker's identity: how many of its values are not finite, and how many are too large (int64 [2])."""
 
     def entered(self) -> AbstractContextManager[object]:
-        """On the stream of the kernels."""
+        """Return a context for the stream of the kernels."""
         return self._computing.entered()
 
     def floats(self, count: int) -> Tensor:
@@ -214,7 +217,7 @@ class Staged(Transfers):
         return torch.empty(count, device=self.place)
 
     def bring(self, data: Bytes, dtype: torch.dtype, room: Tensor, *, to_odd: bool = False) -> Tensor:
-        """By way of pinned buffers, in the dtype of the file."""
+        """Return the values, which are copied through pinned buffers in the dtype of the file."""
         lying = torch.frombuffer(data, dtype=torch.uint8)
         for start in range(0, len(lying), STAGED):
             part = lying[start : start + STAGED]
@@ -233,11 +236,11 @@ class Staged(Transfers):
         return room
 
     def whole(self, values: Tensor) -> Tensor:
-        """A copy."""
+        """Return a copy on the device."""
         return values.to(self.place)
 
     def check(self, maker: Maker, value: Tensor) -> bool:
-        """Nobody waits for the counts before the cluster's end."""
+        """Count them on the device; the counts are only read at the end of the cluster."""
         finite = torch.isfinite(value)
         found = torch.stack([(~finite).sum(), (finite & (value.abs() > _largest(maker))).sum()])
         before = self._counts.get(id(maker))
@@ -245,9 +248,9 @@ class Staged(Transfers):
         return True
 
     def send(self, value: Tensor, sending: Sending) -> None:
-        """As soon as it is there."""
+        """Begin to copy it back; it is hashed and written when it has arrived."""
         if len(self._sent) == RING:
-            self._deliver()  # the next buffer's
+            self._deliver()  # makes the next buffer free
         buffer = next(self._out)
         size = len(value) * sending.dtype.itemsize
         sending.keep(sending.round(value, buffer.device[:size].view(sending.dtype)))
@@ -257,7 +260,7 @@ class Staged(Transfers):
         self._sent.append((buffer, size, sending))
 
     def _deliver(self) -> None:
-        """Wait for the oldest result, hash it and have it written."""
+        """Wait for the oldest result, hash it and write it."""
         buffer, size, sending = self._sent.popleft()
         assert buffer.copied is not None
         buffer.copied.wait()
@@ -267,7 +270,7 @@ class Staged(Transfers):
         self._outputs.put(block, size, sending.places)
 
     def close(self) -> None:
-        """Wait for all copies: who allocates next may get the memory."""
+        """Wait for all copies, since the memory may be allocated for something else next."""
         for buffer in self._buffers:
             if buffer.copied is not None:
                 buffer.copied.wait()
@@ -275,7 +278,7 @@ class Staged(Transfers):
 
     @contextmanager
     def cluster(self, makers: Sequence[Maker]) -> Iterator[None]:
-        """Nothing of a cluster that fails is sent later."""
+        """Return a context in which a cluster is made; if it fails, nothing of it is sent later."""
         try:
             yield
             while self._sent:

@@ -1,7 +1,7 @@
-"""Do an unseen group: hash its inputs, make what can be made on the way, and learn what it comes to.
+"""Does an unseen group: hashes its inputs, makes what can be made meanwhile, and finds its digests.
 
-Where no order of digests tells, compiled kernels make the tensors while their inputs are hashed
-(`first_sight.guessed`), so that these are read once; what was made is kept if it is what the digests come to.
+If the order of digests does not matter, compiled kernels make the tensors while their inputs are hashed
+(`first_sight.guessed`), so that these are read once. The results are kept if they are right by the digests.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from mergebuild.system.spans import span
 __all__ = ["SeenSteps", "UnseenWorker"]
 
 _PIECE = 1 << 26
-"""Bytes hashed between two looks at whether to stop."""
+"""Bytes hashed between two checks whether to stop."""
 
 _HEAD = 1 << 12
-"""Bytes of tensors that are compared before it is supposed that these are different."""
+"""Bytes at the beginning of tensors that are compared: if they differ, the tensors do."""
 
 
 class SeenSteps(NamedTuple):
-    """What came of a group, what came of the steps that were done, and what is left to be computed by torch."""
+    """The results of a group and of the steps that were done, and what is left for torch to compute."""
 
     found: SeenGroup
     steps: Mapping[bytes, StepResult]
@@ -41,7 +41,10 @@ class SeenSteps(NamedTuple):
 
 
 class UnseenWorker:
-    """Does the unseen groups of a pass, in any thread. `awaits_torch`: whether other work of the pass needs it."""
+    """Does the unseen groups of a pass; any thread may use it.
+
+    `awaits_torch`: whether other work of the pass needs torch.
+    """
 
     def __init__(
         self,
@@ -63,7 +66,7 @@ class UnseenWorker:
         self._awaits_torch = awaits_torch
 
     def run(self, group: UnseenGroup, worker: compiled.CompiledWorker) -> SeenSteps:
-        """Hash what is to be known, and do what needs no torch. `worker`: this thread's."""
+        """Hash the inputs of a group, and do what needs no torch. `worker`: this thread's."""
         unhashed = group.unhashed
         guess = guessed(group)
         if guess is not None and (not is_compiled(guess, self._device) or self._has_twins(unhashed)):
@@ -72,7 +75,7 @@ class UnseenWorker:
         work = seen(group, checksums)
         names = names_of(group, work) if guess is not None else None
         if made and guess is not None and names is None:
-            self._outputs.settle()  # what is there was made for nothing: all of it is written anew
+            self._outputs.settle()  # the guess was wrong: everything is written again
             self._emit(Progress(-_bytes_made(guess)))
         self._copier.share(work.copies)
         if names is not None:
@@ -80,7 +83,7 @@ class UnseenWorker:
         return self._computed(work, unhashed, worker)
 
     def _computed(self, work: SeenWork, unhashed: Sequence[Leaf], worker: compiled.CompiledWorker) -> SeenSteps:
-        """Compute what a group came to, as far as that needs no torch."""
+        """Compute the cluster of a group, if that needs no torch."""
         cluster = work.cluster
         if cluster is not None and is_compiled(cluster, self._device):
             return SeenSteps(work.found, worker.run(cluster), None)
@@ -92,9 +95,9 @@ class UnseenWorker:
     def _made_as_hashed(
         self, group: UnseenGroup, guess: Cluster | None, worker: compiled.CompiledWorker
     ) -> tuple[Mapping[bytes, StepResult], Sequence[bytes]]:
-        """Hash the inputs of a group, and make what is guessed of them on the way, so that they are read once.
+        """Hash the inputs of a group, and meanwhile make the guessed cluster, so that they are read once.
 
-        Return what came of the steps, and the checksums.
+        Returns the results of its steps, and the checksums.
         """
         if guess is None:
             return {}, [self._checksum(leaf) for leaf in group.unhashed]
@@ -105,7 +108,7 @@ class UnseenWorker:
         return made, [self._with_scales(leaf, checksum) for leaf, checksum in found]
 
     def _has_twins(self, leaves: Sequence[Leaf]) -> bool:
-        """Whether two leaves begin alike: two models share a tensor more often than its first bytes."""
+        """Whether two leaves begin with the same bytes: if so, they are most likely the same tensor of two models."""
         heads = [
             bytes(self._mappings.view(leaf.location.path, leaf.location.offset, min(_HEAD, leaf.location.size)))
             for leaf in leaves
@@ -114,7 +117,7 @@ class UnseenWorker:
         return len(set(heads)) < len(heads)
 
     def _checksum(self, leaf: Leaf) -> bytes:
-        """Return the checksum of a tensor's bytes; they are in the page cache then for whoever computes with them."""
+        """Return the checksum of a tensor's bytes, which are then in the page cache for computing."""
         running = new_checksum()
         with span("checksum", file=leaf.location.path, offset=leaf.location.offset, bytes=leaf.location.size):
             for piece in self._pieces(leaf):
@@ -124,14 +127,14 @@ class UnseenWorker:
         return self._with_scales(leaf, running.digest())
 
     def _with_scales(self, leaf: Leaf, checksum: bytes) -> bytes:
-        """Return the checksum of a tensor from that of its bytes without its scales."""
+        """Return the checksum of a scaled tensor, given that of its bytes without the scales."""
         return scaled_checksum(checksum, self._checksum(leaf.scale.leaf)) if leaf.scale else checksum
 
     def _pieces(self, leaf: Leaf) -> Iterator[memoryview | bytearray]:
-        """Yield the bytes of a tensor, each piece to be used before the next is asked for.
+        """Yield the bytes of a tensor; each piece must be used before the next is asked for.
 
-        Mapped, for whoever computes with them next; read where that must wait for torch: the system call that lets go
-        of mapped memory keeps the interpreter, which the import needs, to itself.
+        They are mapped, for computing afterwards. But if that must wait for torch, they are read: the system call that
+        releases mapped memory holds the interpreter's lock, which the import needs.
         """
         lying = leaf.location
         if lying.pieces:
@@ -144,7 +147,7 @@ class UnseenWorker:
             yield from self._read(leaf)
 
     def _read(self, leaf: Leaf) -> Iterator[memoryview]:
-        """Yield the bytes of a tensor that lies in one run, read into a block."""
+        """Yield the bytes of a contiguous tensor, read into a block."""
         lying, block = leaf.location, self._outputs.block()
         try:
             for start in range(0, lying.size, len(block.memory)):
@@ -156,16 +159,16 @@ class UnseenWorker:
 
 
 def _bytes_made(cluster: Cluster) -> int:
-    """Return how many bytes a cluster that compiled kernels make has written."""
+    """Return how many bytes a cluster with compiled kernels has written."""
     return sum(step.count * native.DTYPES[step.dtype][1] * len(step.places) for step in cluster.steps)
 
 
 def _named(
     made: Mapping[bytes, StepResult], names: Mapping[bytes, bytes], work: SeenWork
 ) -> Mapping[bytes, StepResult]:
-    """Return what came of steps by their digests, not by what stood in for them."""
+    """Return the results of steps by their real digests, instead of stand-ins."""
     cluster = work.cluster
-    assert cluster is not None  # else nothing would have its bits
+    assert cluster is not None  # as the guess was right
     order = {step.digest: compiled.read_by(step, cluster) for step in cluster.steps}
     return {
         names[stand_in]: each.called(names, order[names[stand_in]])  # in the order of what it reads

@@ -1,8 +1,8 @@
 """The work of one pass, as values that can be pickled. No torch.
 
-A *leaf* is a tensor that lies at a *location*; a *step* makes a tensor from leaves and from earlier steps (a file
-target read by another in the same pass) and writes it to each of its places; a *copy* moves bytes. A `PassDraft` puts
-them together; `schedule.py` cuts a pass into jobs.
+A *leaf* is a tensor at a *location* in a file; a *step* makes a tensor from leaves and from earlier steps (for a file
+target that is read in the same pass) and writes it to each of its places; a *copy* copies bytes. A `PassDraft` collects
+them; `schedule.py` cuts a pass into jobs.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ __all__ = [
 
 
 class OutputRange(NamedTuple):
-    """A place in an output: its index among the pass's outputs, and the offset in bytes.
+    """A place in an output: the output's index in the pass, and an offset in bytes.
 
-    `turned`: rows and columns of a matrix that is written transposed. `views`: where the elements of a tensor lie that
-    does not lie in one run, each so many bytes wide; the offset counts from its own first byte then.
+    `turned`: rows and columns of a matrix that is written transposed. `views`: where the elements of a scattered tensor
+    are written, each with `width` bytes; the offset then counts from the tensor's own first byte.
     """
 
     output: int
@@ -61,9 +61,9 @@ class OutputRange(NamedTuple):
 
 
 class OutputFile(NamedTuple):
-    """A file to be written: its (temporary) path, what stands before the data, and its whole size in bytes.
+    """A file to be written: its (temporary) path, the bytes before the data, and its size in bytes.
 
-    `fixed`: what stands between tensors, with its offsets.
+    `fixed`: bytes between tensors, with their offsets.
     """
 
     path: Path
@@ -74,10 +74,9 @@ class OutputFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where bytes lie: `size` bytes of the file `path`, from byte `offset` on.
+    """Where bytes are stored: `size` bytes of the file `path`, from byte `offset` on.
 
-    A tensor that does not lie in one run is put together of `pieces`, one behind the other, which count in `files`;
-    path and offset are the first's.
+    A scattered tensor consists of `pieces`, in order, each in one of `files`; path and offset are those of the first.
     """
 
     path: Path
@@ -88,27 +87,27 @@ class Location:
 
     @property
     def width(self) -> int:
-        """Bytes of an element, where it is put together of pieces."""
+        """Bytes of an element, if it has pieces."""
         return self.size // max(1, sum(prod(piece.shape) for piece in self.pieces))
 
     @property
     def ranges(self) -> Iterator[tuple[Path, int, int]]:
-        """Yield files, offsets and sizes in bytes. Of a view with strides, all that it spans."""
+        """Yield files, offsets and sizes in bytes. For a view with strides, everything that it spans."""
         if not self.pieces:
             yield self.path, self.offset, self.size
         for piece in self.pieces:
             yield self.files[piece.file], piece.begin, span_of(piece.shape, piece.strides) * self.width
 
     def turned(self, rows: int, columns: int) -> Location:
-        """Return the location of the matrix that lies here, read column by column."""
+        """Return the location of the same matrix, read column by column."""
         lying = self.pieces or (Piece(0, self.offset, (rows, columns), (columns, 1)),)
-        (piece,) = lying  # no naming both turns a matrix and puts it together
+        (piece,) = lying  # no naming transposes a matrix that is made of several pieces
         other = piece._replace(shape=piece.shape[::-1], strides=piece.strides[::-1])
         return replace(self, pieces=(other,), files=self.files if self.pieces else (self.path,))
 
 
 class LeafScale(NamedTuple):
-    """What the elements of a leaf are multiplied by."""
+    """The scales by which the elements of a leaf are multiplied."""
 
     leaf: Leaf
     """One scale for each block, row by row."""
@@ -117,7 +116,7 @@ class LeafScale(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A tensor in a file: `count` elements of `dtype`; or, with a `scale`, the product of these with scales."""
+    """A tensor in a file: `count` elements of `dtype`; with a `scale`, their products with scales."""
 
     digest: bytes
     dtype: str
@@ -132,26 +131,26 @@ class Leaf:
 
     @property
     def stored(self) -> str:
-        """What its bytes are, as `TensorInfo.stored`."""
+        """The dtype of its bytes, as `TensorInfo.stored`."""
         if self.scale is None:
             return self.dtype
         return scaled_as(self.dtype, self.scale.leaf.dtype, self.scale.scaling.shown)
 
     @property
     def value_dtype(self) -> str:
-        """A dtype that has room for its values."""
+        """A dtype that can hold its values."""
         return "float32" if self.scale else self.dtype
 
     @property
     def ranges(self) -> Iterator[tuple[Path, int, int]]:
-        """Yield all files, offsets and sizes in bytes where it lies."""
+        """Yield the files, offsets and sizes in bytes of all its bytes."""
         yield from self.location.ranges
         if self.scale:
             yield from self.scale.leaf.ranges
 
     def copied_to(self, place: OutputRange) -> Copy:
         """Return the copy of all of it to a place."""
-        if place.views and not self.location.pieces:  # to be read by elements, as it is written
+        if place.views and not self.location.pieces:  # read element by element, as it is written
             lying = (Piece(0, self.location.offset, (self.count,), (1,)),)
             return Copy(replace(self.location, pieces=lying, files=(self.location.path,)), place)
         if place.turned is None:
@@ -160,18 +159,18 @@ class Leaf:
 
 
 class Copy(NamedTuple):
-    """Bytes that go from where they lie to a place in an output as they are."""
+    """Bytes of a location that are copied unchanged to a place in an output."""
 
     location: Location
     place: OutputRange
 
 
 Combination = tuple[tuple[Leaf, Fraction], ...]
-"""Leaves of one shape, and what each is multiplied by before they are added up."""
+"""Leaves of one shape, each with the number by which it is multiplied before all are added."""
 
 
 class KernelCall(NamedTuple):
-    """A method, what its kernel is called with besides the values, and the digests of its inputs in order."""
+    """A method, the arguments of its kernel, and the digests of its inputs in order."""
 
     method: Method
     tensor: str
@@ -179,15 +178,15 @@ class KernelCall(NamedTuple):
     arguments: Mapping[str, Argument]
     inputs: tuple[bytes, ...]
     survey: bytes = b""
-    """The key of the survey that its kernel must have first."""
+    """The key of the survey that its kernel needs first."""
     parts: tuple[Combination, ...] = ()
-    """Tensors of other shapes that it takes whole, behind the inputs."""
+    """Tensors of other shapes that it takes whole, after the inputs."""
     together: bytes = b""
-    """Operations with the same key are parts of one computation, best done once."""
+    """Operations with the same key are parts of one computation, which is best done once."""
 
 
 class SurveyedLeaves(NamedTuple):
-    """A tensor that a survey looks at: its name, shape, and for each of the method's inputs a linear combination."""
+    """A tensor that a survey looks at: its name, its shape, and a combination for each of the method's inputs."""
 
     name: str
     shape: tuple[int, ...]
@@ -195,7 +194,7 @@ class SurveyedLeaves(NamedTuple):
 
 
 class SurveyJob(NamedTuple):
-    """What a kernel must know of several tensors together before it makes any of them."""
+    """A survey: what a kernel must know of several tensors together before it makes any of them."""
 
     key: bytes
     method: Method
@@ -204,13 +203,13 @@ class SurveyJob(NamedTuple):
 
     @property
     def leaves(self) -> list[Leaf]:
-        """All that it reads."""
+        """All leaves that it reads."""
         return [leaf for each in self.tensors for combination in each.inputs for leaf, _ in combination]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A tensor to be made and rounded once to `dtype`: a linear combination, its terms in order, or an operation.
+    """A tensor to be made and rounded once to `dtype`: a linear combination, with its terms in order, or an operation.
 
     `terms` name leaves or other steps by digest. A step without places is only read by others, before rounding: its
     dtype is float32.
@@ -223,28 +222,28 @@ class Step:
     places: Sequence[OutputRange] = ()
     operation: KernelCall | None = None
     name: str = field(default="", compare=False)
-    """What people call the tensor."""
+    """The tensor's name, for people."""
 
     @property
     def reads(self) -> Sequence[bytes]:
-        """The digests of what it is made of, in order."""
+        """The digests of its inputs, in order."""
         return self.operation.inputs if self.operation else [digest for digest, _ in self.terms]
 
     def with_parts(self, parts: tuple[Combination, ...]) -> Step:
-        """Return the step with what its operation takes whole."""
+        """Return the step with the operands that its operation takes whole."""
         return self if self.operation is None else replace(self, operation=self.operation._replace(parts=parts))
 
     @property
     def lone(self) -> bytes | None:
-        """The digest of the tensor that it is, but for rounding; None when more is done than that."""
+        """The digest of its only input, if it only rounds that; else None."""
         is_lone = self.operation is None and len(self.terms) == 1 and self.terms[0][1] == 1
         return self.terms[0][0] if is_lone else None
 
 
 class StepResult(NamedTuple):
-    """What came of a step: the checksum of its bytes, and values that are not finite (NaN, Inf, or overflowed).
+    """The result of a step: the checksum of its bytes, and how many values are not finite (NaN, Inf, or overflowed).
 
-    `bad_inputs`: by the digest of an input that was not finite itself, how many of its values.
+    `bad_inputs`: by the digest of an input, how many of its values are not finite.
     """
 
     checksum: bytes
@@ -254,10 +253,10 @@ class StepResult(NamedTuple):
     problem: str = ""
     """Why it has no value at all."""
     failed_at: errors.Place | None = None
-    """Where in a user's own program that is, if that is why."""
+    """The place in a user's own program, if that is the reason."""
 
     def called(self, names: Mapping[bytes, bytes], order: Iterable[bytes]) -> StepResult:
-        """Return it with other digests of inputs, these in the order of `order`."""
+        """Return it with other digests of inputs, in the order of `order`."""
         if not self.bad_inputs:
             return self
         bad = {names[digest]: each for digest, each in self.bad_inputs.items()}
@@ -265,18 +264,18 @@ class StepResult(NamedTuple):
 
 
 class UnseenInput(NamedTuple):
-    """A source's tensor that tensors of a group are made of. While its bytes are not hashed, its digest is empty."""
+    """A source's tensor of which tensors of a group are made. Its digest is empty until its bytes are hashed."""
 
     leaf: Leaf
     shape: tuple[int, ...]
     checksum: bytes
-    """Of its bytes; empty while they are not hashed."""
+    """Of its bytes; empty until they are hashed."""
 
 
 class UnseenTensor(NamedTuple):
     """A linear combination to be made, rounded once to `dtype`, and written to a place.
 
-    The index of a term counts the inputs of the group, and behind them its tensors; only earlier ones are read.
+    The index of a term counts the group's inputs, then its tensors; only earlier ones are read.
     """
 
     place: OutputRange
@@ -284,23 +283,23 @@ class UnseenTensor(NamedTuple):
     shape: tuple[int, ...]
     terms: tuple[tuple[int, Fraction], ...]
     name: str = ""
-    """What people call it."""
+    """Its name, for people."""
 
 
 class UnseenGroup(NamedTuple):
-    """Tensors that hang together, and of which none is known by digest before the bytes of some inputs are hashed."""
+    """Connected tensors whose digests are unknown until the bytes of some inputs are hashed."""
 
     inputs: tuple[UnseenInput, ...]
     tensors: tuple[UnseenTensor, ...]
 
     @property
     def unhashed(self) -> list[Leaf]:
-        """The inputs whose bytes are to be hashed."""
+        """The inputs whose bytes must be hashed."""
         return [each.leaf for each in self.inputs if not each.checksum]
 
 
 class SeenTensor(NamedTuple):
-    """What a tensor of a group came to: its digest, whether a step of its own made it, and the bytes read for it."""
+    """The result for a tensor of a group: its digest, whether a step was made for it, and the bytes read for it."""
 
     digest: bytes
     is_computed: bool
@@ -308,7 +307,7 @@ class SeenTensor(NamedTuple):
 
 
 class SeenGroup(NamedTuple):
-    """What came of a group: the checksum and digest of each input, and its tensors, in their orders."""
+    """The results for a group: the checksum and digest of each input, and its tensors, in order."""
 
     checksums: tuple[bytes, ...]
     inputs: tuple[bytes, ...]
@@ -322,14 +321,14 @@ class Pass:
     outputs: Sequence[OutputFile] = ()
     leaves: Mapping[bytes, Leaf] = field(default_factory=dict)
     steps: Mapping[bytes, Step] = field(default_factory=dict)
-    """In an order in which every step stands after those that it reads."""
+    """Every step comes after those that it reads."""
     copies: Sequence[Copy] = ()
     unseen: Sequence[UnseenGroup] = ()
-    """What is known by digest only when the bytes of sources are hashed, in this pass."""
+    """Tensors whose digests are known only after sources are hashed, in this pass."""
     surveys: Sequence[SurveyJob] = ()
-    """What steps must know first. What they read lies in files that are there before the pass."""
+    """What steps need first. They read only files that exist before the pass."""
     known: Mapping[bytes, str] = field(default_factory=dict)
-    """What earlier passes found out about whole tensors (`PassResult.learnt`)."""
+    """The findings of earlier passes (`PassResult.learnt`)."""
 
     @property
     def operates(self) -> bool:
@@ -338,7 +337,7 @@ class Pass:
 
 
 class Way(Enum):
-    """How a tensor comes to a place in an output."""
+    """How a tensor gets to a place in an output."""
 
     PLACE = "one more place of a step"
     COPY = "a copy of where it lies"
@@ -346,7 +345,7 @@ class Way(Enum):
 
 
 class PassDraft:
-    """Steps and copies of a pass while it is put together; steps gain places until it is."""
+    """Steps and copies of a pass that is being made; steps gain places until it is complete."""
 
     def __init__(self) -> None:
         self.leaves: dict[bytes, Leaf] = {}
@@ -355,7 +354,10 @@ class PassDraft:
         self._places: dict[bytes, list[OutputRange]] = {}
 
     def put(self, digest: bytes, place: OutputRange, lying: Leaf | None) -> Way:
-        """Have a tensor at a place, and say how: copied from where it lies, or by a step; `make` must add a new one."""
+        """Put a tensor at a place.
+
+        Return how: as a copy of where it is stored, or by a step, for a new one of which `make` must be called.
+        """
         if lying is not None and digest not in self.steps:
             self.copies.append(lying.copied_to(place))
             return Way.COPY
@@ -371,6 +373,6 @@ class PassDraft:
         operation: KernelCall | None = None,
         name: str = "",
     ) -> None:
-        """Add a step, at the places that it was put at and will be. `name`: for people."""
+        """Add a step, with all places that it is put at, before or later. `name`: for people."""
         places = self._places.setdefault(digest, [])
         self.steps[digest] = Step(digest, dtype, count, terms, places, operation, name)

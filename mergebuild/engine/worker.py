@@ -1,8 +1,8 @@
-"""Compute clusters: map, widen to float32, make, round once, hash, hand to the outputs; chunk by chunk.
+"""Computes clusters with torch: map, widen to float32, make, round once, hash, write; chunk by chunk.
 
-A worker belongs to one thread and computes with one thread, so no reduction depends on how many there are. Fresh
-memory costs more than the arithmetic, so all of it is used again. Memory is one chunk an input of the largest
-cluster, whatever the size of the model; only a method that needs a tensor whole gets it whole, one at a time.
+A worker belongs to one thread and computes with one thread, so no reduction depends on the number of threads. Fresh
+memory costs more than the arithmetic, so all buffers are reused. A worker needs one chunk for each input of the largest
+cluster, however large the model is; only a method that needs a tensor whole gets it whole, one at a time.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ __all__ = ["Worker"]
 
 @dataclass(frozen=True, slots=True)
 class _ClusterBench:
-    """A worker at a cluster, as its makers see it."""
+    """A worker computing a cluster, as its makers see it."""
 
     worker: Worker
     work: ClusterWork
     known: dict[bytes, Any]
-    """What was computed for the makers of this cluster and of its siblings together, by key."""
+    """Results that makers of this cluster and of its siblings share, by key."""
 
     @property
     def place(self) -> torch.device:
@@ -45,15 +45,15 @@ class _ClusterBench:
         return self.worker.place
 
     def part(self, part: Combination, span: tuple[int, int] | None = None) -> torch.Tensor:
-        """Return what an operation takes whole, or the elements of it in a span, flat: a lone tensor as it lies."""
+        """Return an operand that is taken whole, or a range of it, flat; a single tensor as it is stored."""
         return self.work.reader.part(part, span)
 
     def release(self, parts: Iterable[Combination]) -> None:
-        """Say that what was taken whole is done with."""
+        """Release operands that were taken whole."""
         self.work.reader.release(leaf for part in parts for leaf, _ in part)
 
     def once(self, key: bytes, compute: Callable[[], Found], *, alone: bool) -> Found:
-        """Return what all makers of a computation get of it, which the first of them has done."""
+        """Return a result that several makers share; the first that asks has it computed."""
         if key not in self.known:
             with self.worker.alone() if alone else nullcontext():
                 self.known[key] = compute()
@@ -61,11 +61,11 @@ class _ClusterBench:
         return found
 
     def reader_to_odd(self, index: int) -> Callable[[int, torch.Tensor], torch.Tensor]:
-        """Return what writes the values of an input (float64) from an element on, rounded to odd, into a buffer."""
+        """Return a function that writes an input's values from an element on, rounded to odd, into a buffer."""
         return partial(self.work.reader.load_to_odd, self.work.cluster.leaves[index])
 
     def find_out(self, maker: Operating) -> None:
-        """Give a maker the state of its statistic or of its survey, or say why there is none."""
+        """Give a maker the state of its statistic or of its survey, or the reason why there is none."""
         self.worker.looking.find_out(maker, self.work)
 
 
@@ -83,7 +83,7 @@ class Worker:
             self._room = Room(chunk, transfers)
         self._reader = LeafReader(transfers, mappings, self._room)
         self.looking = Looking(self._reader, transfers, findings, stop)
-        """Finds out what must be known first."""
+        """Computes statistics and surveys."""
 
     @property
     def place(self) -> torch.device:
@@ -91,23 +91,23 @@ class Worker:
         return self._transfers.place
 
     def alone(self) -> AbstractContextManager[object]:
-        """Return what is held by whoever has a large tensor whole in memory."""
+        """Return the lock that a worker holds while it has a large tensor whole in memory."""
         return self._findings.whole
 
     def close(self) -> None:
-        """Wait until its buffers are not in use any more."""
+        """Wait until its buffers are no longer in use."""
         self._transfers.close()
 
     def look(self, survey: SurveyJob) -> Any:
-        """Return what a look at a part of a survey came to."""
+        """Return the result of a look at a part of a survey."""
         return self.looking.look(survey)
 
     def settle(self, survey: SurveyJob, looks: Sequence[Any]) -> None:
-        """Keep what all looks of a survey came to together."""
+        """Keep the common result of all looks of a survey."""
         self.looking.settle(survey, looks)
 
     def run(self, cluster: Cluster) -> dict[bytes, StepResult]:
-        """Compute and write all steps of a cluster and of its siblings; return what came of each."""
+        """Compute and write all steps of a cluster and of its siblings; return the result of each."""
         modules: dict[bytes, Any] = {}
         found: dict[bytes, StepResult] = {}
         with self._transfers.entered():
@@ -116,7 +116,7 @@ class Worker:
         return found
 
     def _run_alone(self, cluster: Cluster, modules: dict[bytes, Any]) -> dict[bytes, StepResult]:
-        """Compute a cluster. `modules`: what is computed together with its siblings' steps, by its key."""
+        """Compute one cluster. `modules`: results that it shares with its siblings, by key."""
         makers, slots = makers_of(cluster)
         size = chunk_for(makers, cluster.count, self._chunk)
         is_whole = size > self._chunk
@@ -145,7 +145,7 @@ class Worker:
         return {maker.step.digest: self._result(maker, work) for maker in work.makers}
 
     def _write(self, maker: Maker, value: torch.Tensor, chunks: list[torch.Tensor], start: int) -> None:
-        """Round a chunk, have it hashed, and written to all its places."""
+        """Round a chunk, hash it, and write it to all its places."""
         may_have_nan = self._transfers.check(maker, value)
         straight = [place for place in maker.step.places if place.turned is None]
         for begin, part in self._parts(value, maker.dtype):
@@ -153,19 +153,22 @@ class Worker:
             kept = None if maker.kept is None else chunks[maker.kept][begin : begin + len(part)]
             self._transfers.send(part, Sending(maker.dtype, places, maker.running, kept, may_have_nan))
         for place in maker.step.places:
-            if place.turned is not None:  # never a part of a tensor
+            if place.turned is not None:  # then the chunk is the whole tensor
                 for begin, part in self._parts(value.view(place.turned).t().reshape(-1), maker.dtype):
                     places = _moved([place], begin, maker.dtype)
                     self._transfers.send(part, Sending(maker.dtype, places, may_have_nan=may_have_nan))
 
     def _parts(self, value: torch.Tensor, dtype: torch.dtype) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield parts that can be sent at once, each with its first element: a tensor that is whole is larger."""
+        """Yield parts of a result that can be sent at once, each with its first element.
+
+        A whole tensor may be too large.
+        """
         size = self._transfers.most // dtype.itemsize
         return ((begin, value[begin : begin + size]) for begin in range(0, len(value), size))
 
     def _result(self, maker: Maker, work: ClusterWork) -> StepResult:
         bad = maker.nonfinite + maker.overflowed
-        involved = [*work.below(maker), maker] if bad else []  # what a LoRA adds is a step of its own
+        involved = [*work.below(maker), maker] if bad else []  # a LoRA's delta is a step of its own
         slots = [slot for each in involved for slot in each.inputs if slot < len(work.cluster.leaves)]
         leaves = [work.cluster.leaves[slot] for slot in slots]
         leaves += [leaf for each in involved for part in each.parts for leaf, _ in part]
@@ -176,5 +179,5 @@ class Worker:
 
 
 def _moved(places: Sequence[OutputRange], elements: int, dtype: torch.dtype) -> Sequence[OutputRange]:
-    """Return places so many elements further on."""
+    """Return places moved on by so many elements."""
     return [place._replace(offset=place.offset + elements * dtype.itemsize) for place in places] if elements else places
