@@ -66,7 +66,7 @@ def undefined(action: FileAction, steps: Mapping[bytes, StepResult]) -> list[tup
 def nonfinite(action: FileAction, steps: Mapping[bytes, StepResult], origins: Origins) -> list[tuple[Made, StepResult]]:
     """Return the computed tensors with values that are NaN or Inf, unless these may be written.
 
-    A copy counts as computed if it is one of a virtual target's tensor.
+    A copy of a virtual target's tensor counts as computed, too.
     """
     if action.description.allows_nonfinite:
         return []

@@ -91,7 +91,7 @@ class FittedChannels:
     def _in_one(
         self, lying: Sequence[_ViewTerm], rest: Sequence[_ViewTerm], name: str, shape: tuple[int, ...], own: int
     ) -> Form | None:
-        """Return one tensor of the first `own` channels of one and the others of another, where both are single."""
+        """Return a tensor with the first `own` channels of one tensor and the others of another, if both are single."""
         mine, other = lying[0], rest[0]
         dtype = mine.of.info.dtype
         is_one = len(lying) == len(rest) == mine.share == other.share == 1

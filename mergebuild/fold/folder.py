@@ -1,8 +1,8 @@
 """`Folding`: from targets to exact forms over source tensors, from headers alone.
 
 A chain of linear targets becomes one combination: virtual targets fold away, while sources and file targets stay slots.
-The result of an operation of a virtual target is a slot for whoever reads it, not rounded. So is a LoRA's delta, which
-counts as the result of a virtual target that no recipe names.
+The result of an operation of a virtual target is a slot for the targets that read it, not rounded. So is a LoRA's
+delta, which counts as the result of a virtual target that no recipe names.
 
 `Folding.blueprint` returns a target's tensors with dtypes, shapes and forms, and refuses inputs that don't fit together
 before any tensor is read.
@@ -286,7 +286,7 @@ class Folding:
     def _form(
         self, target: Target, alike: _Alike, plan: KindPlan, inputs: Sequence[Form], values: Sequence[Fraction]
     ) -> Form:
-        """Return the form of a kind with the values of the numbers that reach it, made once."""
+        """Return the form of a kind for the numbers of a target that reach it; it is made once."""
         exact = tuple([each.as_integer_ratio() for each in values])  # a fraction is slow to hash
         key = (exact, plan.name if target.making.shares_by_name else "", *map(id, inputs))
         forms = alike.frame.forms

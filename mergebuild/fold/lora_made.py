@@ -59,7 +59,8 @@ class _LoraParts(NamedTuple):
     units: Mapping[str, Unit]
     """Those that are several parameters."""
     stacked: frozenset[str]
-    """The parameters in stacks, which are no modules."""
+    """Parameters that the file stores stacked, several in one tensor. They are no modules, so no LoRA can change
+    them."""
     forms: tuple[Mapping[str, Form], ...] = ()
     """For each model: the forms of the units."""
 
@@ -249,14 +250,14 @@ class MadeLoras:
 
 
 def _turned_units(shapes: Mapping[str, tuple[int, ...]], facts: Mapping[str, object] | None) -> Iterator[Unit]:
-    """Yield the matrices that clients have in memory as the transposes of what is stored."""
+    """Yield matrices that programs have in memory as the transposes of the stored ones, as units."""
     for name, shape in shapes.items():
         if len(shape) == 2 and is_transposed(name, facts):
             yield Unit(f"{_TURNED}{name}", shape[::-1], ((name, 0, shape[0]),), shape[1:], turned=True)
 
 
 def _called_in_memory(units: Iterable[Unit], base: View, facts: Mapping[str, object] | None) -> dict[str, str]:
-    """Return what clients call units in memory, where that is another name."""
+    """Return the names that programs have for units in memory, if these are other names."""
     called: dict[str, str] = {}
     for unit in units:
         name = unit.members[0] if unit.turned else f"{_TEXT}{unit.name.removeprefix(_OLD_TEXT)}"

@@ -197,7 +197,7 @@ class Units:
 
 
 def _is_part(info: TensorInfo | None, dtype: str, unit: Unit) -> bool:
-    """Whether a tensor is there, and may be some rows of a unit of a dtype."""
+    """Whether a tensor exists that can be some of the rows of a unit with this dtype."""
     return info is not None and info.dtype == dtype and info.scale is None and info.shape[1:] == unit.row
 
 

@@ -197,7 +197,7 @@ def _fixed(own: Sequence[tuple[_Placed, bytes]], tensors: Sequence[_Placed]) -> 
 
 
 def _end(count: int, size: int, begin: int) -> bytes:
-    """Return the bytes after a directory of `count` entries and `size` bytes that begins at `begin`."""
+    """Return the end records of the zip archive; its directory has `count` entries and `size` bytes from `begin` on."""
     large = b""
     if count >= FULL16 or size >= FULL32 or begin >= FULL32:
         large = END64.pack(b"PK\6\6", END64.size - 12, _LARGE, _LARGE, 0, 0, count, count, size, begin)
@@ -219,7 +219,7 @@ def _pickle(runs: Sequence[StoredRun]) -> bytes:
 
 
 class _Pickling:
-    """Writes what describes tensors; a value that comes again is written by reference."""
+    """Writes the pickle that describes the tensors; a value that is repeated is written as a reference."""
 
     def __init__(self) -> None:
         self._memo: dict[bytes, bytes] = {}
@@ -232,7 +232,7 @@ class _Pickling:
         return code + b"q" + self._memo[code][1:]
 
     def tensors(self, number: int, run: StoredRun) -> bytes:
-        """Return the items of the state dict that are in a storage, given the storage's number."""
+        """Return the items of the state dict for the tensors of one storage, given by its number."""
         once, parts, begin = self._once, [], 0
         dtype = run.whole.dtype
         storage, count = _CLASSES.get(dtype), run.whole.nbytes

@@ -304,7 +304,7 @@ class Arrangement:
         return Header(self._infos_from(start), metadata, start, start + (self._spans[-1][1] if self._spans else 0))
 
     def _infos_from(self, start: int) -> dict[str, TensorInfo]:
-        """Return where the tensors lie when the data begin at `start`."""
+        """Return where the tensors are if the data begin at `start`."""
         found = self._infos.get(start)
         if found is None:
             found = self._infos[start] = {

@@ -214,7 +214,7 @@ def _storage_missing(storage: Storage) -> BrokenRuleError:
 
 
 def _viewed(storage: Storage, begin: int, end: int) -> tuple[int, int]:
-    """Return where the part of a storage lies that is meant, given where all of it lies."""
+    """Return the range of the part of a storage that is used, given the range of the whole storage."""
     if storage.view is None:
         return begin, end
     _, offset, count = storage.view

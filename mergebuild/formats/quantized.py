@@ -229,7 +229,7 @@ class _WeightsOfFewBits:
     def _telling(
         self, name: str, leaf: str, module: _Module, few: Mapping[str, TensorInfo], others: Sequence[str]
     ) -> list[str]:
-        """Return what beside a tensor of few bits says that it is quantized."""
+        """Return what, beside a tensor of few bits, shows that it is quantized."""
         is_float = few[leaf].dtype in _FLOATS
         told = sorted(each for each in others if each != leaf and _tells_of(each, leaf, is_float=is_float))
         if is_float and leaf == "weight":  # a single number beside 8-bit floats is a scale, whatever its name

@@ -135,9 +135,9 @@ def _directory(fd: int, file_size: int) -> tuple[int, int, int]:
 
 
 def _large_end(fd: int, locator: bytes, end: int, small: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
-    """Return where the end of a directory begins that has room for large numbers, and the numbers in it.
+    """Return the offset of the end record with room for large numbers, and the numbers in it.
 
-    `end`: where the `small` one begins, whose numbers are the same as far as there is room for them.
+    `end`: the offset of the `small` end record, which has the same numbers as far as it has room for them.
     """
     large: int = LOCATOR.unpack(locator)[2]
     if large != end - LOCATOR.size - END64.size:

@@ -1,4 +1,4 @@
-"""sd-mecha's longer forms of TIES, but for arithmetic of tensors: how much is kept, and by what it is multiplied.
+"""Numbers of sd-mecha's longer forms of TIES: how many elements are kept, the factor, the shares of a median.
 
 `kernels/ties_sums.py` says what the methods compute; it and the compiled form take their numbers from here. No torch.
 """
@@ -17,13 +17,13 @@ __all__ = ["median_shares", "scale_of", "takes"]
 
 
 def takes(call: Call) -> int | None:
-    """Return how many of a delta's largest magnitudes are kept, if not all or none of them are."""
+    """Return how many of a delta's largest magnitudes are kept; None if all or none of them are."""
     density = call.number("density")
     return max(1, int(density * call.count)) if 0 < density < 1 else None
 
 
 def scale_of(call: Call) -> Fraction:
-    """Return by what all that is added to the base is multiplied."""
+    """Return the factor for everything that is added to the base."""
     scale = call.number("lambda")
     keep = call.number("keep") if "keep" in call.arguments else Fraction(1)
     return scale / (keep if keep < 1 and call.flag("rescale") else 1)

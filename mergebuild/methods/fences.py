@@ -1,4 +1,7 @@
-"""What stands out among the importances of a tensor's elements (arcee_fusion): by their quartiles. No torch."""
+"""Numbers of `arcee_fusion`: which elements of a tensor are outliers by their importance, found by quartiles.
+
+No torch.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,13 @@ def width_of(call: Call) -> int:
 
 
 def quartiles_of(call: Call) -> Sequence[int]:
-    """Return how many of the largest elements end at each quartile: the third last."""
+    """Return, for each quartile, how many of the largest elements are at or above it."""
     last = call.count - 1
     return [call.count - place for place in (last // 4, last // 2, 3 * last // 4)]
 
 
 def threshold_of(cuts: Sequence[Cut]) -> float:
-    """Return from which importance on an element stands out, float32; `cuts` are those of the quartiles.
+    """Return the importance above which an element is an outlier, float32; `cuts` are those at the quartiles.
 
     Raises:
         UndefinedError: a quartile is beyond float32.

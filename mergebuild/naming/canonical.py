@@ -41,7 +41,7 @@ class Canonical:
     tied: Mapping[str, str] = field(default_factory=dict)
     """Parameters that the file does not hold by themselves: canonical name -> the parameter whose values it has."""
     copies: Mapping[str, Renamed] = field(default_factory=dict)
-    """For the names in `tied` that the file holds nevertheless, as a second copy: what they are made of."""
+    """For each name in `tied` of which the file holds a second copy: what that copy is made of."""
     family: str = ""
     """The architecture's name in the rules; empty if the rules that apply are general ones."""
 

@@ -46,7 +46,7 @@ class Freshness:
                 Line("methods", written(recipe.own_methods)),
             )
         ).text
-        """What stands before the lines of each target: written once, not for each of ten thousand."""
+        """The lines before those of each target: made into text once, not for each of ten thousand targets."""
 
     def fresh(self, names: Sequence[str]) -> dict[str, tuple[Record, ArtifactRow]]:
         """Return those of these targets that are certainly up to date, each with its record and its output's row."""

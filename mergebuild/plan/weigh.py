@@ -121,7 +121,7 @@ class _Weighing:
         return self._shelf.find(digests, allow_nonfinite=allow_nonfinite, besides=self._lost)
 
     def _copied_and_made(self, tensors: Tensors) -> tuple[set[bytes], set[bytes]]:
-        """Return which tensors are copies, but for those of sources, and which are made by arithmetic."""
+        """Return which tensors are copies of anything but a source's tensor, and which are computed."""
         copies: set[bytes] = set()
         made: set[bytes] = set()
         for row in tensors.rows:

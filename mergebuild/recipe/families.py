@@ -191,7 +191,7 @@ def read_axes(reader: Reader, node: Node, what: str) -> tuple[Axis, ...] | None:
 
 
 def _axes(reader: Reader, table: Mapping[str, Node], node: Node, what: str) -> tuple[Axis, ...] | None:
-    """Return the axes in a table; None where they make too many members, or one is wrong."""
+    """Return the axes in a table; None if one is wrong or they make too many members, which is reported."""
     found: list[Axis] = []
     size = 1
     for name, below in table.items():

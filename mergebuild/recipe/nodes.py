@@ -38,7 +38,8 @@ __all__ = [
 
 _DEEPEST = 40
 _MOST_ITEMS = 10_000
-"""In a list or a table within a target, a method or a layout: a number for each tensor of a large model has 5,000."""
+"""The most items of a list or table in a target, a method or a layout. A number for each tensor of a large model takes
+5,000."""
 _LONGEST = 100_000
 """The most characters of a string: a formula over a thousand models has 30,000."""
 

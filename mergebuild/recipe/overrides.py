@@ -82,7 +82,7 @@ def target_of(override: Override, targets: Collection[str], variables: Collectio
 
 
 def _of_nothing(override: Override, targets: Collection[str], variables: Collection[str]) -> UsageError:
-    """Return the error of an override that names no key of a target."""
+    """Return the error for an override that names no key of a target."""
     whole, where = ".".join(override.pieces), Place(override.label)
     if whole in targets:
         hint = f"set a key of it: `--set {whole}.alpha=0.4`"

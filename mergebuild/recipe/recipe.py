@@ -251,7 +251,7 @@ class Recipe:
         return tuple(found)
 
     def _named(self, text: str) -> Iterable[str]:
-        """Return the canonical names of what one text names."""
+        """Return the canonical names of the targets that one text names."""
         try:
             return self._namespace.expand(text)
         except NoSuchNameError as error:

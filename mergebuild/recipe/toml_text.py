@@ -51,7 +51,7 @@ def read_toml(document: Document, problems: Problems) -> dict[str, object] | Non
 
 
 def _no_toml(document: Document, error: tomli.TOMLDecodeError, problems: Problems) -> None:
-    """Report a mistake of syntax; of a file that is not the user's own, no text is shown."""
+    """Report a mistake of syntax; the text of a file that isn't the project's own is not shown."""
     place = document.at_line(error.lineno, error.colno)
     if not document.is_shown:
         problems.add("toml-syntax", f"`{document.name}` is no valid TOML", place, help=UNSHOWN)

@@ -263,7 +263,7 @@ def _by_comfy(metadata: Mapping[str, str]) -> Iterator[str]:
 
 
 def _comfy_nodes(metadata: Mapping[str, str]) -> Mapping[str, object]:
-    """Return the nodes of a workflow, by its prompt or, without settings, as it was drawn."""
+    """Return the nodes of a workflow: from its prompt, or from the drawing, which has no settings."""
     nodes = parsed(metadata.get("prompt"))
     if isinstance(nodes, dict):
         return nodes

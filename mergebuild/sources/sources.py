@@ -137,9 +137,9 @@ class Sources:
         return known
 
     def look_again(self) -> None:
-        """Forget the hashes of folders, so that they are computed anew: the stat data don't cover small files.
+        """Forget the hashes of folders, so that they are computed again: the stat data don't cover small files.
 
-        Whoever reads a small file after this reads what the new hashes are of.
+        Small files that are read after this are the ones that the new hashes are of.
         """
         for source in self._files.values():
             if source.model.home is not None:
@@ -271,7 +271,7 @@ class Sources:
         self.learn(source)
 
     def _count_read(self, source: SourceFile) -> None:
-        """Count the bytes of a source that was read whole, and note what is in the page cache now."""
+        """Count the bytes of a source that was read completely; if it is small, record that it is in the page cache."""
         self.bytes_read += source.size
         if source.size <= SMALL:
             self.at_hand.update(source.model.files)

@@ -161,7 +161,7 @@ def _look_arcee(call: Call, account: _CountedQuartiles, chunks: Sequence[Chunk],
 
 
 def _divergences(width: int, first: int, divergences: array[float], threshold: float = 0.0) -> bytes:
-    """Return the divergences of rows from the first on, as `struct divergences` and what stands behind it."""
+    """Return the divergences of rows from `first` on, as `struct divergences` followed by the values."""
     return struct.pack("=qqf", width, first, threshold) + divergences.tobytes()
 
 

@@ -101,7 +101,7 @@ class _Module(NamedTuple):
     offset: int
     """The row of what is made that lands in the first."""
     products: Sequence[MatrixProduct]
-    """Whose rows it is, multiplied element by element; none: of what lies there."""
+    """The products whose elementwise product has its rows; empty: the rows are those of `lying`."""
     scale: float
     lying: Plain
 

@@ -40,7 +40,7 @@ class Pair(NamedTuple):
 
     @property
     def rank(self) -> int:
-        """The inner dimension."""
+        """The number of columns of `up`, which is the number of rows of `down`."""
         return len(self.down)
 
 
