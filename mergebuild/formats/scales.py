@@ -42,7 +42,7 @@ class ScaledPart:
 
     @property
     def span(self) -> tuple[int, int]:
-        """The range of elements that its rows are, as first and past the last."""
+        """The range of elements that its rows have: the first, and the one after the last."""
         begin, past, shape = 0, self.info.count, self.info.shape
         if self.at is not None:
             size, shape = past // shape[0], shape[1:]

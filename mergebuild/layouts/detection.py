@@ -166,7 +166,7 @@ def detect(names_to_shapes: Mapping[str, Sequence[int]], user: Mapping[str, Layo
     """Return the layout of tensors given as name -> shape; None if none of `user` and none of ours fits.
 
     Raises:
-        RecipeError: a layout of `user` is invalid, or its signs take too long to find in these names.
+        RecipeError: a layout of `user` is invalid, or the patterns of its signs take too long to match these names.
     """
     names = _NamesOfFile(names_to_shapes)
     if (found := _of_user(names, user)) is not None:

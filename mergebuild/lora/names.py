@@ -125,7 +125,7 @@ def _rows_of(cut: RowsOf, shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _sites(alias: Alias, made: Renamed, model: Mapping[str, tuple[int, ...]]) -> Iterator[Site]:
-    """Yield where in the model's own tensors the tensor with another name is."""
+    """Yield the places in the model's own tensors of which the tensor with another name is made."""
     rows = made.shape[0] if made.shape else 1
     begin, end = alias.rows or (0, rows)
     first, last = alias.taken or (0, end - begin)

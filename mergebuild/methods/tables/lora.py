@@ -44,7 +44,7 @@ FACTOR = Method(
     exact=False,
     version=2,
 )
-"""Makes the tensors of a LoRA. It is not in the catalog either."""
+"""Makes the tensors of a new LoRA. No recipe can name it either."""
 
 _ENERGY = Parameter(
     "energy", "the share of the squares of all singular values that is enough; factors beyond it are zeros",
