@@ -65,7 +65,8 @@ def delta(data: st.DataObject, shape: Shape) -> tuple[ShapedDelta, Sequence[Stor
     if family != "full":
         facts["transposed"] = data.draw(st.booleans(), "transposed")
         roles = sides(data, family, (made[0], prod(made[1:])), turned=bool(facts["transposed"]))
-    factors = [numbers(data, each, FACTORS) for each in roles.values()]
+    dtypes = (*FACTORS, "float64") if family == "full" else FACTORS
+    factors = [numbers(data, each, dtypes) for each in roles.values()]
     for role in (
         data.draw(st.sets(st.sampled_from(("alpha", "scale", "rank", "rslora"))), "scale") if len(roles) > 1 else ()
     ):
