@@ -50,9 +50,14 @@ class Temporaries:
         if known is None:
             path = judgement.description.goal.path
             assert path is not None  # the store keeps no folders
-            stage, noted = Stage(path), self.stack.enter_context(ExitStack())
-            noted.enter_context(scratch.noted([stage.path]))
-            self.stack.callback(stage.remove)
+            stage = Stage(path)
+            try:
+                noted = self.stack.enter_context(ExitStack())
+                noted.enter_context(scratch.noted([stage.path]))
+                self.stack.callback(stage.remove)
+            except BaseException:  # an interrupt may come here
+                stage.remove()
+                raise
             known = self._stage_of[judgement] = (stage, noted)
         return known
 

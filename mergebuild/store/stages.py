@@ -66,8 +66,13 @@ class Stage:
         if path not in _own and _is_stage(path):  # left by a killed process that had the same number
             _remove(path)
         path.mkdir()  # fails if two outputs are one folder
-        _own.add(path)
-        (path / publishing.temporary_path(path / _MARK).name).write_text(path.name, encoding="utf-8")
+        try:
+            _own.add(path)
+            (path / publishing.temporary_path(path / _MARK).name).write_text(path.name, encoding="utf-8")
+        except BaseException:  # an interrupt may come here: nobody else knows of the folder yet
+            shutil.rmtree(path, ignore_errors=True)
+            _own.discard(path)
+            raise
         return path
 
     def place(self, path: Path) -> Path:

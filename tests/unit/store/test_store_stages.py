@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from mergebuild.build.temporaries import Temporaries
 from mergebuild.store import Stage
 from mergebuild.store.stages import files_below, former_of, left_of, marked_stage, remove_empty
-from mergebuild.system import platform
+from mergebuild.system import platform, scratch
 
 PART = "sub/model.safetensors"
 
@@ -185,3 +187,25 @@ def test_a_stage_that_steps_back_leaves_nothing_where_nothing_was(tmp_path: Path
     stage.step_back(stage.take_place())
     stage.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+class _Judged:
+    """What `Temporaries` asks of a judgement."""
+
+    def __init__(self, folder: Path) -> None:
+        self.description = SimpleNamespace(goal=SimpleNamespace(path=folder))
+
+
+def test_an_interrupt_while_a_stage_is_made_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_args: object, **_words: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Stage(folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(scratch, "noted", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Temporaries(None).stage(_Judged(folder))  # type: ignore[arg-type]
+    assert [each.name for each in folder.parent.iterdir()] == [folder.name]
