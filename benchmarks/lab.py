@@ -32,7 +32,7 @@ PEERS = {"sd-mecha": "sd-mecha==1.1.8", "mergekit": "mergekit==0.1.5", "ninja": 
 _TORCH = "torch==2.13.0"
 """The peers have the same torch as mergebuild, so that programs are compared, not versions of torch. It has no CUDA."""
 _PIECE = 1 << 24
-_BTRFS = REPOSITORY / "tests" / "unit" / "data" / "btrfs-16mib.img.xz"
+_BTRFS = REPOSITORY / "tests" / "support" / "data" / "btrfs-16mib.img.xz"
 _BTRFS_RESIZE = 0x50009403
 _DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 _LLAMA = {
