@@ -31,7 +31,7 @@ from mergebuild.recipe.variables import Scalar, Scope, VariableError, variables_
 
 __all__ = [
     "Declared",
-    "Entry",
+    "DeclaredEntry",
     "declarations",
     "entries",
     "read_default_dtype",
@@ -85,7 +85,7 @@ class Declared:
         self._problems.add("duplicate-name", message, at, key=True, help=hint, rows=rows)
 
 
-class Entry(NamedTuple):
+class DeclaredEntry(NamedTuple):
     """A declaration with a name that the user chose."""
 
     name: str
@@ -96,14 +96,14 @@ class Entry(NamedTuple):
 
 def entries(
     files: Sequence[File], table: str, kind: str, scope: Scope, names: Declared, problems: Problems
-) -> Iterator[Entry]:
+) -> Iterator[DeclaredEntry]:
     """Yield the entries of a table in all files, with the variables in their names filled in; report invalid names."""
     for file in files:
         for raw_name, raw in file.table(table, problems).items():
             at = At(file.document, (table, raw_name))
             name = resolve_key(raw_name, at, scope, problems)
             if name is not None and names.add(name, at, kind):
-                yield Entry(name, raw, at, file)
+                yield DeclaredEntry(name, raw, at, file)
 
 
 def read_variables(files: Sequence[File], given: Mapping[str, tuple[object, str]], problems: Problems) -> Scope:

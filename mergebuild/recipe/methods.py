@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from mergebuild.methods.catalog import METHODS, Method, Parameter
 from mergebuild.methods.making import OwnProgram, Program
-from mergebuild.recipe.declared import Declared, Entry, entries
+from mergebuild.recipe.declared import Declared, DeclaredEntry, entries
 from mergebuild.recipe.files import File
 from mergebuild.recipe.nodes import Invalid, Node, Reader, among, misspelt, plain, resolve
 from mergebuild.recipe.paths import absolute
@@ -85,7 +85,7 @@ def read_methods(files: Sequence[File], scope: Scope, problems: Problems) -> Own
     return OwnMethods({name: row for name, row in rows.items() if row is not None}, tuple(paths), broken)
 
 
-def _is_taken(each: Entry, problems: Problems) -> bool:
+def _is_taken(each: DeclaredEntry, problems: Problems) -> bool:
     """Whether a method of the catalog has this name, which is reported then."""
     is_taken = each.name.casefold() in _TAKEN or each.name == "formula"
     if is_taken:

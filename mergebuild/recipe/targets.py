@@ -45,7 +45,7 @@ class Reading(NamedTuple):
     refs: tuple[tuple[str, At], ...]
 
 
-class _Written(NamedTuple):
+class _OutputKeys(NamedTuple):
     """The output of a target and its dtype, if it has one."""
 
     output: str | None
@@ -96,7 +96,7 @@ class _TargetReading:
             return None
         return replace(target, rules=rules) if rules else target
 
-    def _target(self, made: MadeBy | None, written: _Written) -> Target | None:
+    def _target(self, made: MadeBy | None, written: _OutputKeys) -> Target | None:
         """Read the keys that every target may have; None if nothing makes it."""
         merge, options, drop, cache = self._merge(), self._options(), self._selectors("drop") or (), self._cache()
         self._table.seed()
@@ -135,9 +135,9 @@ class _TargetReading:
 
     # -- where it is written
 
-    def _written(self, default_dtype: str) -> _Written:
+    def _written(self, default_dtype: str) -> _OutputKeys:
         output, path = self._output()
-        return _Written(output, path, self._dtype(default_dtype, has_output="output" in self._values))
+        return _OutputKeys(output, path, self._dtype(default_dtype, has_output="output" in self._values))
 
     def _output(self) -> tuple[str | None, Path | None]:
         node = self._values.get("output")

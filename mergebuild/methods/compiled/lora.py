@@ -91,7 +91,7 @@ def applied(added: DeltaSum, shape: Sequence[int], factors: Sequence[Plain], roo
     return Applied(_COPY, (), _Rows(modules, _columns(shape), room).made)
 
 
-class _Module(NamedTuple):
+class _ModuleRows(NamedTuple):
     """What a module adds to some rows of a tensor."""
 
     rows: tuple[int, int]
@@ -120,7 +120,7 @@ class _Module(NamedTuple):
             apply(_SUM if add else _COPY, (*before, there), out, "float32", (0, count))
 
 
-def _module(delta: ShapedDelta, factors: Sequence[Plain], rows: int) -> _Module:
+def _module(delta: ShapedDelta, factors: Sequence[Plain], rows: int) -> _ModuleRows:
     shapes, facts = dict(delta.factors), dict(delta.facts)
     lying = dict(zip(shapes, factors, strict=True))
     turned = bool(facts.get("transposed"))
@@ -130,7 +130,7 @@ def _module(delta: ShapedDelta, factors: Sequence[Plain], rows: int) -> _Module:
     ]
     scale = scale_of(lying, lambda role: _number(lying[role]), facts)
     place = delta.rows or (0, rows)
-    return _Module(place, delta.rows is None, int(facts.get("offset", 0)), products, scale, factors[0])
+    return _ModuleRows(place, delta.rows is None, int(facts.get("offset", 0)), products, scale, factors[0])
 
 
 def _product(sides: tuple[Plain, Plain], shapes: tuple[Sequence[int], Sequence[int]], *, turned: bool) -> MatrixProduct:
@@ -151,7 +151,7 @@ def _number(lying: Plain) -> float:
 class _Rows:
     """Makes rows of what modules add up to, in room that is used again."""
 
-    def __init__(self, modules: Sequence[_Module], columns: int, room: memoryview | None) -> None:
+    def __init__(self, modules: Sequence[_ModuleRows], columns: int, room: memoryview | None) -> None:
         self._modules = modules
         self._columns = columns
         self._room = memoryview(bytearray()) if room is None else room

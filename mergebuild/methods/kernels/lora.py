@@ -71,7 +71,7 @@ def factored(family: str, factors: Mapping[str, Tensor], facts: Mapping[str, Fac
             the rest.
     """
     form = _FORMS[family](factors)
-    assert isinstance(form, _MatrixProduct)
+    assert isinstance(form, _FactorProduct)
     return form.left, form.right, _scale(factors, facts)
 
 
@@ -157,7 +157,7 @@ class FactorSource:
             return torch.zeros(last - first, self._shape[1], dtype=torch.float64, device=self._form.device)
         first, last = first + self._offset, last + self._offset
         form = self._form
-        made = form.rows(first, last, room) if isinstance(form, _MatrixProduct) else form.rows(first, last)
+        made = form.rows(first, last, room) if isinstance(form, _FactorProduct) else form.rows(first, last)
         return made if self._scale == 1 else made.mul_(self._scale)
 
     def _of_weight(self, first: int, last: int, weight: Tensor) -> Tensor:
@@ -255,7 +255,7 @@ class LoraDeltas:
 
 
 @dataclass(frozen=True, slots=True)
-class _MatrixProduct:
+class _FactorProduct:
     """`left @ right`: float64 [m, r] and [r, n]. Its terms are added in the order of the rank."""
 
     left: Tensor
@@ -264,7 +264,7 @@ class _MatrixProduct:
     """Whether products of two values are exact in float64."""
 
     @classmethod
-    def of(cls, left: Tensor, right: Tensor) -> _MatrixProduct:
+    def of(cls, left: Tensor, right: Tensor) -> _FactorProduct:
         return cls(left, right, _is_float32(left) and _is_float32(right))
 
     @property
@@ -289,15 +289,15 @@ class _MatrixProduct:
             else:
                 made.add_(torch.mul(column[:, None], row, out=term))
 
-    def transposed(self) -> _MatrixProduct:
-        return _MatrixProduct(self.right.T, self.left.T.contiguous(), self.is_exact)
+    def transposed(self) -> _FactorProduct:
+        return _FactorProduct(self.right.T, self.left.T.contiguous(), self.is_exact)
 
 
 class _Hadamard(NamedTuple):
     """The elementwise product of two products."""
 
-    one: _MatrixProduct
-    other: _MatrixProduct
+    one: _FactorProduct
+    other: _FactorProduct
 
     @property
     def device(self) -> torch.device:
@@ -360,7 +360,7 @@ class _Gains(NamedTuple):
     on_columns: bool
 
 
-_Form = _MatrixProduct | _Hadamard | _Kronecker | _Whole
+_Form = _FactorProduct | _Hadamard | _Kronecker | _Whole
 
 
 def _form(
@@ -375,12 +375,12 @@ def _form(
     return form.transposed() if facts.get("transposed") else form
 
 
-def _lora(factors: Mapping[str, Tensor]) -> _MatrixProduct:
-    return _MatrixProduct.of(_flat(factors["up"]), _flat(factors["down"]))
+def _lora(factors: Mapping[str, Tensor]) -> _FactorProduct:
+    return _FactorProduct.of(_flat(factors["up"]), _flat(factors["down"]))
 
 
-def _tucker(factors: Mapping[str, Tensor]) -> _MatrixProduct:
-    return _MatrixProduct.of(_flat(factors["up"]), _contracted(factors["mid"], factors["down"]))
+def _tucker(factors: Mapping[str, Tensor]) -> _FactorProduct:
+    return _FactorProduct.of(_flat(factors["up"]), _contracted(factors["mid"], factors["down"]))
 
 
 def _loha(factors: Mapping[str, Tensor]) -> _Hadamard:
@@ -388,11 +388,11 @@ def _loha(factors: Mapping[str, Tensor]) -> _Hadamard:
     return _Hadamard(one, other)
 
 
-def _loha_side(factors: Mapping[str, Tensor], which: str) -> _MatrixProduct:
+def _loha_side(factors: Mapping[str, Tensor], which: str) -> _FactorProduct:
     left, right = factors[f"w{which}_a"], factors[f"w{which}_b"]
     if f"t{which}" in factors:
-        return _MatrixProduct.of(_flat(left).T, _contracted(factors[f"t{which}"], right))
-    return _MatrixProduct.of(_flat(left), _flat(right))
+        return _FactorProduct.of(_flat(left).T, _contracted(factors[f"t{which}"], right))
+    return _FactorProduct.of(_flat(left), _flat(right))
 
 
 def _lokr(factors: Mapping[str, Tensor]) -> _Kronecker:
@@ -459,7 +459,7 @@ def _contracted(core: Tensor, right: Tensor) -> Tensor:
 
 def _multiplied(left: Tensor, right: Tensor) -> Tensor:
     """Return all of `left @ right`."""
-    return _MatrixProduct.of(left, right).rows(0, len(left))
+    return _FactorProduct.of(left, right).rows(0, len(left))
 
 
 def _is_float32(values: Tensor) -> bool:
