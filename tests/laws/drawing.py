@@ -1,6 +1,6 @@
-"""Strategies of hypothesis for worlds and for what is done to them. The catalog's rows say what a target may look like.
+"""Strategies of hypothesis for worlds and for edits of them. Targets are drawn by the rows of the catalog.
 
-A new method of the catalog is drawn by itself, with its inputs and parameters, their kinds, ranges and choices.
+So a new method of the catalog is drawn automatically, with its inputs and parameters, their kinds, ranges and choices.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _LORA = tuple(name for name, row in METHODS.items() if "loras" in row.inputs or 
 
 
 def _rarely(draw: Draw, one_in: int) -> bool:
-    """Return whether something happens that happens once in so many times."""
+    """Draw True about once in `one_in` times."""
     return bool(draw(st.integers(0, one_in - 1)) == one_in - 1)
 
 
@@ -82,7 +82,7 @@ def _number(draw: Draw, parameter: Parameter, family: Family | None) -> Any:
 
 
 def parameter_values(draw: Draw, parameter: Parameter, models: int, family: Family | None) -> Any:
-    """Draw a value of a parameter, of each model where it is one for each."""
+    """Draw a value for a parameter, or one for each model if it has one per model."""
     match parameter.kind:
         case "flag":
             return draw(st.booleans())
@@ -105,16 +105,16 @@ def _parameters(draw: Draw, row: Method, models: int, family: Family | None) -> 
 
 
 _CANONICAL = ("llama", "plain", "sd1", "sdxl")
-"""Families of models that are drawn where all files are spelled alike."""
+"""Families that are drawn when all files have canonical names."""
 SPELLED = ("llama", "moe", "gpt2", "bert", "t5", "llava", "sd1", "sdxl", "unet", "vae", "flux", "sd3", "plain")
-"""Families of models that are written in several ways."""
+"""Families that are drawn when files have several spellings."""
 
 
 def _spelling(draw: Draw, source: Source) -> str:
     """Draw how a source's file spells its parameters."""
     kin = FAMILIES[source.family]
     known = [name for name, each in kin.spellings.items() if source.form in each.forms]
-    if "scaled" in source.traits:  # scales lie beside one tensor each
+    if "scaled" in source.traits:  # each scale belongs to a single tensor
         known = [name for name in known if kin.spellings[name].of_names == kin.spellings[name]]
     if "ema" in source.traits:  # copies are named after the tensors of a UNet that has its own prefix
         known = [name for name in known if name in ("forge", "novelai")]
@@ -141,7 +141,7 @@ def _source(draw: Draw, name: str, family: str, *, spelled: bool = False) -> Sou
     if not spelled or family.startswith("lora"):
         return found
     if kin.is_whole:
-        chosen -= {"missing", "mixed", "extra"}  # names of no part belong to none
+        chosen -= {"missing", "mixed", "extra"}  # tensors whose names are of no part belong to none
     if kin.ties:
         chosen |= set(draw(st.lists(st.sampled_from(("tied", "copied")), max_size=2)))
     elif kin.copies and draw(st.booleans()):
@@ -152,10 +152,10 @@ def _source(draw: Draw, name: str, family: str, *, spelled: bool = False) -> Sou
 
 @st.composite
 def respelled(draw: Draw, world: World) -> World:
-    """Draw the same project with files that spell their parameters otherwise.
+    """Draw the same project with other spellings of its files.
 
-    A statistic is of a tensor as the first input stores it. So where a method needs one, what comes first stays in as
-    many pieces as it is.
+    A statistic is of a tensor as the first input stores it. So if any target is not elementwise, first inputs keep
+    their spelling where the old or the new one fuses or cuts parameters.
     """
     first = {root_of(world, each.name) for each in world.targets}
     is_loose = all(is_by_elements(world, each) for each in world.targets)
@@ -175,9 +175,9 @@ def respelled(draw: Draw, world: World) -> World:
 
 
 def is_by_elements(world: World, target: Target) -> bool:
-    """Return whether each element of a target follows from those that lie there in its inputs.
+    """Return whether each element of a target depends only on the inputs' elements at the same index.
 
-    What a project's own method does nobody knows.
+    False for a project's own methods, which may do anything.
     """
     methods = [target.method, *(rule.method for rule in target.rules)]
     own = {each.name for each in world.methods}
@@ -189,10 +189,10 @@ def is_by_elements(world: World, target: Target) -> bool:
 
 @st.composite
 def every_spelling(draw: Draw, family: str) -> tuple[World, World]:
-    """Draw a project with a model for each spelling and each way to store ties, and the same with these spellings.
+    """Draw a project with a model per spelling and way to store ties: with canonical names, and with these spellings.
 
-    Each model is the first and the second input of a linear target, and an input of one by a method of the catalog,
-    whose turn it is: in the simplest draws, all families together have each method several times.
+    Each model is the first and the second input of a linear target, and an input of a target by another method of the
+    catalog. Methods take turns: in the simplest draws, all families together have each method several times.
     """
     kin = FAMILIES[family]
     one = Source("one", family, 1, form=draw(st.sampled_from(kin.forms)))
@@ -224,7 +224,7 @@ def every_spelling(draw: Draw, family: str) -> tuple[World, World]:
 
 @dataclass(frozen=True)
 class _Around:
-    """What a target may read."""
+    """The sources and targets that a target may read."""
 
     family: str
     models: tuple[str, ...]
@@ -243,7 +243,7 @@ def _around(world: World, family: str) -> _Around:
 
 
 def _inputs(draw: Draw, row: Method, around: _Around) -> tuple[tuple[tuple[str, Any], ...], int]:
-    """Draw a method's inputs, later targets rather than earlier ones; return them and how many are in its list."""
+    """Draw a method's inputs, preferring later targets; return them, and how many are in its list."""
     model = st.sampled_from(around.models[::-1])
     lora = st.sampled_from(around.loras[::-1]) if around.loras else model
     found: list[tuple[str, Any]] = []
@@ -316,7 +316,7 @@ def _rules(draw: Draw, row: Method, inputs: Sequence[tuple[str, Any]], count: in
 
 @st.composite
 def targets_by(draw: Draw, world: World, family: str, name: str, methods: Sequence[str] | None = None) -> Target:
-    """Draw a target over what a world has; `methods`: of these."""
+    """Draw a target over a world's sources and targets; `methods`: the methods to choose from."""
     around = _around(world, family)
     kinds: list[Any] = [st.sampled_from(sorted(METHODS)), st.sampled_from(STATISTICS), st.sampled_from(_LINEAR)]
     if around.loras:
@@ -402,7 +402,7 @@ def worlds(
 
 
 def _variation(draw: Draw, world: World, name: str) -> Target:
-    """Draw a target that differs in one thing from an earlier one: what is alike is made in common."""
+    """Draw a target that differs in one thing from an earlier one, so that both share work."""
     what = draw(st.sampled_from(("parameter", "keys", "role", "input", "parameter", "rules", "nothing")))
     optional = [each for each in world.targets if (row := row_of(world, each)) and row.optional]
     twin = draw(st.sampled_from(optional if what == "role" and optional else world.targets))
@@ -444,12 +444,12 @@ def row_of(world: World, target: Target) -> Method | None:
     return _OWN_ROWS[own.program] if own else METHODS.get(target.method)
 
 
-# What is done to them
+# Edits
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing done to a project: the world after it, and what else befalls the folder before the next build."""
+    """One edit of a project: the world after it, and what else happens to the folder before the next build."""
 
     said: str
     world: World
@@ -463,7 +463,7 @@ def family_of(world: World) -> str:
 
 
 def _readers(world: World, names: set[str]) -> set[str]:
-    """Return names, and the targets that need any of them."""
+    """Return the given names, with those of all targets that read any of them."""
     found = set(names)
     for each in world.targets:
         if any(ref.partition("@")[0] in found for ref in each.refs):
@@ -507,7 +507,7 @@ def _trained(draw: Draw, world: World) -> tuple[str, World]:
 
 @st.composite
 def trained(draw: Draw, world: World) -> World:
-    """Draw a world in which one tensor of a source is another."""
+    """Draw the same world with one tensor of a source changed."""
     return _trained(draw, world)[1]
 
 
@@ -528,7 +528,7 @@ def _is_spelled(world: World) -> bool:
 
 
 def _otherwise_spelled(draw: Draw, world: World) -> tuple[str, World]:
-    """Have one model spell its parameters as another program does; which they are stays."""
+    """Draw the same world with another spelling of one model."""
     models = [each.family in SPELLED and bool(FAMILIES[each.family].spellings) for each in world.sources]
     which = draw(st.sampled_from([number for number, is_model in enumerate(models) if is_model]))
     source = world.sources[which]
@@ -551,7 +551,7 @@ def _reordered(draw: Draw, world: World) -> tuple[str, World]:
 
 
 def _sorted(targets: Sequence[Target]) -> tuple[Target, ...]:
-    """Return targets, none before what it reads: the next ones may read any that stands before them."""
+    """Return targets in an order in which each comes after those that it reads."""
     found: list[Target] = []
     waiting = list(targets)
     names = {each.name for each in targets}
@@ -581,7 +581,7 @@ def _added(draw: Draw, world: World) -> tuple[str, World]:
 
 
 def _other_key(draw: Draw, world: World) -> tuple[str, World]:
-    """Give a target other keys: dtype, metadata, ema and the like, or another place for its output."""
+    """Draw the same world with another key of a target (dtype, metadata, ema and so on), or another output path."""
     which = draw(st.integers(0, len(world.targets) - 1))
     target = world.targets[which]
     around = _around(world, family_of(world))
@@ -620,7 +620,7 @@ _ACTS = ("", "", "", "delete", "gc", "clean", "lose", "kill", "kill")
 
 @st.composite
 def walks(draw: Draw, most: int = 5) -> tuple[Step, ...]:
-    """Draw a project and what is done to it, one thing after another."""
+    """Draw a project and a sequence of edits."""
     found = [Step("begin", draw(worlds(spelled=_rarely(draw, 3))), threads=draw(st.sampled_from((1, 2))))]
     for _ in range(draw(st.integers(1, most))):
         act = draw(st.sampled_from(_ACTS))

@@ -1,12 +1,13 @@
-"""What outputs must hold, computed again: NumPy, one tensor at a time, nothing of `mergebuild`.
+"""Computes outputs again, independently: with NumPy, one tensor at a time, and without importing `mergebuild`.
 
-A tensor of a target is a *form*, a combination of *leaves* with exact coefficients: tensors of sources, of files, and
-what virtual targets make by methods that are not linear. Where all leaves are known to the bit, so is the combination
-in float32, up to the order of its terms, which is that of digests and not ours to know: any order will do. What other
-methods make is computed in float64 from their formulas, and compared within a few units of float32 and of the dtype.
-What has no closed form here (random numbers, whole models, LoRAs) is unknown, and so is what follows from it.
+A tensor of a target is a *form*, a combination of *leaves* with exact coefficients. Leaves are tensors of sources, of
+files, and those that virtual targets make by methods that are not linear. If all leaves are known to the bit, so is the
+combination in float32, except for the order of its terms: mergebuild orders them by digests, which are unknown here, so
+any order is accepted. Results of other methods are computed in float64 from their formulas, and compared within a few
+units of float32 and of the dtype. Results without a formula here (random numbers, whole models, LoRAs) are unknown, and
+so is everything made from them.
 
-All of it is about parameters, by canonical name. A file is taken back to them by the spelling of the first input.
+All tensors are parameters, by canonical name. Files are read back to these by the spelling of the first input.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ Key = tuple[Any, ...]
 Array = np.ndarray
 
 _ORDERS = 130
-"""Orders of terms that are tried at most: five factorial, and a few."""
+"""The most orders of terms that are tried: all of five terms (5! = 120), and a few more."""
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """Values that a form reads, flat. `off`: how far they may be from the program's; 0: these very ones."""
+    """Values that a form reads, flat. `off`: how far they may be from the program's values; 0: they are equal."""
 
     values: Array
     dtype: str
@@ -61,13 +62,13 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of an input. `terms` None: unknown."""
+    """A tensor of an input, as a combination of leaves. `terms` None: unknown."""
 
     dtype: str
     shape: tuple[int, ...]
     terms: tuple[tuple[Key, Fraction], ...] | None
     data: bytes = b""
-    """Of what is no float."""
+    """The bytes of a tensor that is not floating-point."""
 
     @property
     def is_float(self) -> bool:
@@ -78,24 +79,24 @@ class View(dict[str, Tensor]):
     """The parameters of an input or a target."""
 
     def __init__(self, tensors: Mapping[str, Tensor], like: View | None = None) -> None:
-        """`like`: has the same ties."""
+        """`like`: a view with the same ties."""
         super().__init__(tensors)
         self.tied: Mapping[str, str] = like.tied if like else {}
-        """By name, the parameter that it is, where it is none of its own."""
+        """Tied names that are not parameters of their own: by name, the parameter that it stands for."""
         self.copies: Collection[str] = like.copies if like else ()
-        """Those of them that are written all the same."""
+        """Those tied names that files contain nevertheless."""
 
     def keep_ties(self) -> None:
-        """Leave out ties of what is not there, or is a parameter by now."""
+        """Drop ties to missing parameters, and ties of names that have become parameters."""
         self.tied = {name: other for name, other in self.tied.items() if name not in self and other in self}
         self.copies = [name for name in self.copies if name in self.tied]
 
 
 def check(world: World, made: Mapping[str, Any], root: Path, counts: Counter[str]) -> None:
-    """Compare all outputs that were made with what they must hold.
+    """Compare all outputs that were made with the values that they must have.
 
     Raises:
-        AssertionError: one holds something else.
+        AssertionError: An output has other values.
     """
     evaluation = _Evaluation(world, root, made)
     for name in world.outputs:
@@ -104,13 +105,13 @@ def check(world: World, made: Mapping[str, Any], root: Path, counts: Counter[str
 
 
 def parameters_of(world: World, name: str, root: Path, path: Path | None = None) -> Mapping[str, Stored]:
-    """Return what a target's file holds, by canonical name; as it is, where it is no model.
+    """Return the tensors of a target's file, by canonical name; if it is not a model's, by their names in the file.
 
     Args:
-        world: the project.
-        name: the target.
-        root: where the project is.
-        path: a file of the store that keeps a virtual target; None: the target's output.
+        world: The project.
+        name: The target.
+        root: The project's folder.
+        path: The store's file of a virtual target; None: the target's output.
     """
     evaluation = _Evaluation(world, root)
     return evaluation.read(name, evaluation.target(name), path)
@@ -120,7 +121,7 @@ class _Evaluation:
     def __init__(self, world: World, root: Path, artifacts: Mapping[str, Any] = MappingProxyType({})) -> None:
         self._world = world
         self._artifacts = artifacts
-        """Of targets: those with the same artifact are made alike, so that their tensors are the same."""
+        """By target, its artifact: targets with the same artifact have the same tensors."""
         self._root = root
         self._leaves: dict[Key, Leaf] = {}
         self._views: dict[tuple[str, str], View | None] = {}
@@ -128,7 +129,7 @@ class _Evaluation:
     # Inputs
 
     def view(self, ref: str, ema: str) -> View | None:
-        """Return what an input offers; None: unknown."""
+        """Return the view of an input; None: unknown."""
         if (ref, ema) not in self._views:
             source = self._world.source(ref)
             if source is not None:
@@ -162,11 +163,11 @@ class _Evaluation:
         return Tensor(each.dtype, each.shape, ((key, Fraction(1)),))
 
     def _file(self, name: str) -> View | None:
-        """Return the tensors of a file that was made: a target with an output is its file."""
+        """Return the view of a target with an output: its readers read the rounded tensors of its file."""
         path = self._root / self._output(name)
         made = self.target(name)
         dtypes = self.dtypes(name, made) if made else {}
-        if not path.exists():  # no value of it was needed; what it offers is known
+        if not path.exists():  # its values were not needed, so it was not built; names, shapes and dtypes are known
             offered = {
                 tensor: replace(each, dtype=dtypes.get(tensor, each.dtype)) for tensor, each in (made or {}).items()
             }
@@ -189,13 +190,13 @@ class _Evaluation:
     def read(
         self, name: str, made: View | None, path: Path | None = None, *, may_be_old: bool = False
     ) -> Mapping[str, Stored]:
-        """Return the parameters that a target's file holds.
+        """Return the parameters in a target's file.
 
         Args:
-            name: the target.
-            made: what it must hold; None: unknown.
-            path: a file of the store that keeps a virtual target, in float32; None: the target's output.
-            may_be_old: whether it may be spelled as another time: a build does not touch what it only reads.
+            name: The target.
+            made: The tensors that it must have; None: unknown.
+            path: The store's file of a virtual target, in float32; None: the target's output.
+            may_be_old: Whether it may have the spelling of an earlier build: files that are only read stay as they are.
         """
         found = read_model(path or self._root / self._output(name))
         source = root_of(self._world, name)
@@ -216,7 +217,7 @@ class _Evaluation:
         return {tensor: each for tensor, each in read.items() if tensor not in made.copies}
 
     def _added(self, ref: str, base: View) -> View:
-        """Return what a LoRA adds to a model, with the model's tensors: 0 where it adds nothing."""
+        """Return what a LoRA adds to each tensor of a model; a form without terms (0) if it adds nothing."""
         source = self._world.source(ref)
         if source is None:
             return View({name: replace(each, terms=None) for name, each in base.items()})
@@ -243,7 +244,7 @@ class _Evaluation:
     # Targets
 
     def target(self, name: str) -> View | None:
-        """Return what a target makes, unrounded; None: unknown."""
+        """Return the tensors of a target, unrounded; None: unknown."""
         target = self._world.target(name)
         if target.axis is not None:
             value = Decimal(name.partition("=")[2])
@@ -258,7 +259,7 @@ class _Evaluation:
         for rule in target.rules:
             other = self._made(_as_target(target, rule), f"{name} {rule.tensors}")
             for tensor, each in found.items():
-                if each.is_float and keys[rule.tensors[0]](tensor):  # what a rule's method lacks is the target's
+                if each.is_float and keys[rule.tensors[0]](tensor):  # tensors that the rule doesn't make stay
                     found[tensor] = other.get(tensor, each) if other else replace(each, terms=None)
         for part, table in target.components:
             found = self._with_component(found, part, dict(table.items), target)
@@ -289,7 +290,7 @@ class _Evaluation:
         return found
 
     def _made(self, target: Target, name: str) -> View | None:
-        """Return what a method makes of a target's inputs."""
+        """Return the tensors that a method makes of a target's inputs; None: unknown."""
         ema = target.get("ema", "drop")
         refs = inputs_of(target)
         base = self.view(refs[0], ema)
@@ -317,14 +318,14 @@ class _Evaluation:
             there = [one for one in inputs if one is not None and one.is_float]
             try:
                 shares = self._shares(target, numbers, tensor, len(inputs))
-            except ZeroDivisionError:  # it has no value: a rule has it, or the target is refused
+            except ZeroDivisionError:  # undefined: a rule makes this tensor, or the target is refused
                 found[tensor] = replace(owned, terms=None)
                 continue
             if shares is not None and any(share and one is None for share, one in zip(shares, inputs, strict=True)):
-                found[tensor] = owned  # of inputs that it is made of, one lacks it
+                found[tensor] = owned  # an input with a share in it lacks this tensor
             elif shares is not None:
                 found[tensor] = replace(each, terms=_sum(shares, inputs))
-            elif len(there) < len(inputs):  # which of them it is made of is the method's to say
+            elif len(there) < len(inputs):  # the method decides which of the inputs it uses
                 found[tensor] = replace(owned, terms=None)
             else:
                 found[tensor] = replace(each, terms=self._operated(target, numbers, there, tensor, name))
@@ -332,7 +333,10 @@ class _Evaluation:
         return found
 
     def _untied(self, target: Target, views: Sequence[View]) -> list[View]:
-        """Return inputs, those that are tied with what others have apart: where the first has, or that is asked for."""
+        """Return inputs in which a tied name is a tensor of its own, if another input has it as a parameter.
+
+        That is so for names that the first input has, and for those that the target merges.
+        """
         first = views[0]
         ties = [name for view in views for name in view.tied if any(name in other for other in views)]
         apart = [name for name in ties if name in first or self._is_merged(target, name)]
@@ -343,12 +347,12 @@ class _Evaluation:
         return found
 
     def _is_merged(self, target: Target, tensor: str) -> bool:
-        """Return whether a target asks for a tensor."""
+        """Return whether a target merges a tensor: `merge` selects it, and an amount reaches it."""
         selected = target.get("merge") is None or self._keys[target.get("merge")[0]](tensor)
         return selected and self._reaching(target, tensor) is not None
 
     def _reaching(self, target: Target, tensor: str) -> dict[str, Any] | None:
-        """Return the numbers that reach a tensor; None: no amount does."""
+        """Return the arguments for a tensor, by parameter; None if no amount reaches it."""
         given = dict(target.values)
         if target.method:
             known = _PARAMETERS.get(target.method)
@@ -379,7 +383,7 @@ class _Evaluation:
         return key in _PER_MODEL and any(not isinstance(each, str) for _, each in target.inputs)
 
     def _of(self, value: Any, tensor: str) -> Fraction | None:
-        """Return which number of a table reaches a tensor."""
+        """Return the number of a table that reaches a tensor; None if none does."""
         if not isinstance(value, Table):
             return None if value is None else Fraction(value)
         found = None
@@ -389,7 +393,7 @@ class _Evaluation:
         return found
 
     def _shares(self, target: Target, numbers: Mapping[str, Any], tensor: str, count: int) -> Sequence[Fraction] | None:
-        """Return the coefficients of a target's inputs; None where its method is not linear."""
+        """Return the coefficients of a target's inputs; None if its method is not linear."""
         if not target.method:
             return [numbers[number] if number.startswith("x") else Fraction(number) for number, _ in target.terms]
         linear = _LINEAR.get(target.method)
@@ -398,11 +402,11 @@ class _Evaluation:
     def _operated(
         self, target: Target, numbers: Mapping[str, Any], inputs: Sequence[Tensor], tensor: str, name: str
     ) -> tuple[tuple[Key, Fraction], ...] | None:
-        """Return what a method that is not linear makes, as a leaf of its own."""
+        """Return the result of a method that is not linear, as a new leaf; None: unknown."""
         formula = _OPERATIONS.get(target.method)
         source = root_of(self._world, target.name)
         if source is not None and spelling_of(source).refits:
-            return None  # what a method finds out is of the tensors that the first input stores, which are others
+            return None  # statistics are of tensors as the first input stores them, which differ from parameters here
         if formula is None or any(each.terms is None for each in inputs):
             return None
         values, off = [], 0.0
@@ -417,7 +421,7 @@ class _Evaluation:
             return None
         scale = max((float(np.abs(each).max(initial=0)) for each in [*values, made]), default=0.0)
         if off and target.method in _JUMPING:
-            return None  # what is a little off may be on the other side
+            return None  # the result jumps: a slightly inexact input may give another one
         key = ("operated", name, tensor)
         self._leaves[key] = Leaf(made.reshape(-1), "float32", 1e-30 + 4e-5 * scale + 20 * off)
         return ((key, Fraction(1)),)
@@ -425,7 +429,7 @@ class _Evaluation:
     # Values
 
     def values(self, each: Tensor) -> tuple[Array, float]:
-        """Return the values of a form in float32, as float64, and how far off they may be."""
+        """Return the values of a form, rounded to float32 and stored as float64, and how far off they may be."""
         assert each.terms is not None
         count = math.prod(each.shape)
         leaves = [(self._leaves[key], share) for key, share in each.terms]
@@ -446,7 +450,7 @@ class _Evaluation:
     # Comparing
 
     def compare(self, name: str, counts: Counter[str]) -> None:
-        """Compare a target's file with what it must hold."""
+        """Compare a target's file with the values that it must have."""
         made = self.target(name)
         if made is None:
             counts["outputs not compared"] += 1
@@ -494,10 +498,10 @@ class _Evaluation:
 def _read_as(
     file: Mapping[str, Stored], like: Mapping[str, Stored], spellings: Sequence[Spelling]
 ) -> Mapping[str, Stored]:
-    """Return a file's parameters in the first spelling that it can be in.
+    """Return a file's parameters, read in the first spelling that fits.
 
     Raises:
-        AssertionError: it is in none of them; what the first lacks.
+        AssertionError: None of them fits; the message is about the first.
     """
     for each in spellings[1:]:
         with suppress(AssertionError):
@@ -521,7 +525,7 @@ def _sum(shares: Sequence[Fraction], inputs: Sequence[Tensor | None]) -> tuple[t
 
 
 def _allowed(leaves: Sequence[tuple[Leaf, Fraction]], count: int, dtype: str) -> Iterator[bytes]:
-    """Yield the bytes that a combination may come to."""
+    """Yield the bytes that a combination may have: one result per order of its terms."""
     if len(leaves) == 1 and leaves[0][1] == 1:  # rounded once, from the source itself
         yield encode(leaves[0][0].values, dtype)
     for found in _orders(leaves, count):
@@ -536,7 +540,7 @@ def _orders(leaves: Sequence[tuple[Leaf, Fraction]], count: int) -> Iterator[Arr
 
 
 def _combination(terms: Sequence[tuple[Array, Fraction]], count: int) -> Array:
-    """Return a combination as the contract defines it: each product, difference and sum rounded to float32."""
+    """Return a combination as the documentation defines it: each product, difference and sum rounded to float32."""
     if not terms:
         return np.zeros(count, np.float32)
     if sum(share for _, share in terms) != 1:
@@ -582,7 +586,7 @@ def _is_of(part: str, tensor: str) -> bool:
 # Methods
 
 _UNKNOWN_NAMES = ("extract_lora", "resize_lora", "merge_loras")
-"""What has other tensors than its inputs."""
+"""Methods whose results have other tensors than their inputs."""
 
 _HALF, _ONE, _NONE = Fraction(1, 2), Fraction(1), Fraction(0)
 _PER_MODEL = ("weight", "density", "gamma", "strength")
@@ -612,7 +616,7 @@ _PARAMETERS: Mapping[str, Mapping[str, Any]] = {
     "nuslerp": {"weight": None, "per": "tensor"}, "cosine_gate": {"alpha": None, "form": "a"},
     "geometric_median": {"eps": Fraction(1, 10**6), "maxiter": Fraction(100), "ftol": Fraction(1, 10**20)},
 }  # fmt: skip
-"""By method: its parameters with their defaults; None: an amount, which must be given and decides what is reached."""
+"""By method, its parameters with their defaults. None: an amount, which must be given, and decides about tensors."""
 
 Numbers = Mapping[str, Any]
 _SPARED = ("to_out", "proj_out", "norm")
@@ -808,12 +812,12 @@ def _euclidean(x: Inputs, p: Numbers, _shape: Shape) -> Array | None:
 
 
 def _deltas(x: Inputs) -> list[Array]:
-    """Return the differences to the first, as float32 has them: which are equal decides what is kept."""
+    """Return the differences from the first input, rounded to float32, as equal magnitudes decide which are kept."""
     return [(each.astype(np.float32) - x[0].astype(np.float32)).astype(np.float64) for each in x[1:]]
 
 
 def _largest(delta: Array, skip: int, keep: int) -> Array:
-    """Return a difference with all but so many of the largest magnitudes 0, the first so many of these skipped."""
+    """Return a difference with all elements 0 but the `keep` largest magnitudes after the `skip` largest."""
     order = np.argsort(-np.abs(delta), kind="stable")
     kept = np.zeros(delta.shape, bool)
     kept[order[skip : skip + keep]] = True
@@ -933,7 +937,7 @@ _OPERATIONS: Mapping[str, Callable[[Inputs, Numbers, Shape], Array | None]] = {
     "truncate_rank": lambda x, p, shape: _lowest(x[0], p, shape), "lowrank_diff": _lowrank_diff,
     "tensor_sum": _tensor_sum, "nuslerp": _nuslerp, "cosine_gate": _cosine_gate,
 }  # fmt: skip
-"""By method: from the inputs, flat and in float64, to the result; None, or a NaN, where roundings decide."""
+"""By method, its function from inputs, flat and float64, to the result. None or NaN: it depends on roundings."""
 
 _JUMPING = frozenset(_OPERATIONS) - {"max", "clamp", "nearswap", "tensor_sum"}
-"""Where what is a little off may become another thing."""
+"""Methods that are not continuous: a small error of an input may change the result much."""

@@ -1,6 +1,6 @@
 """Families of small models: their parameters by canonical name, selectors, ties, and how programs spell them.
 
-Nothing of `mergebuild` is imported: what is said here is what its rules must come to.
+Imports no `mergebuild`: its rules must give the same as these tables.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ class Family:
 
     shapes: Mapping[str, tuple[int, ...]]
     keys: Mapping[str, Callable[[str], bool]]
-    """Selectors that select some tensors and not all."""
+    """Selectors that select some but not all tensors, with functions that say which."""
     layers: Sequence[str] = ()
     """Names of blocks for `gradient`."""
     lora: str = ""
-    """The family of LoRAs for it."""
+    """The name of the family of LoRAs for these models."""
     forms: tuple[str, ...] = ("file", "ckpt")
     components: tuple[str, ...] = ()
     spellings: Mapping[str, Spelling] = field(default_factory=dict)
-    """By name, beside the canonical one."""
+    """The spellings besides canonical names."""
     ties: Mapping[str, str] = field(default_factory=dict)
-    """By name, the parameter that it is in a model that is tied."""
+    """Names that are tied in some models, with the parameter that each stands for there."""
     copies: Mapping[str, str] = field(default_factory=dict)
-    """By name, the parameter that it is in every model."""
+    """Names that are tied in all models, with the parameter that each stands for."""
     model_type: str = "llama"
-    """In configurations."""
+    """The `model_type` in configurations."""
     is_whole: bool = False
-    """Whether its spellings are of whole models alone."""
+    """Whether its spellings are only used for whole models."""
 
 
 def _front(prefix: str, *, but: str = "") -> Called:
-    """Return the step that puts a prefix before all names, `but` those that begin so."""
+    """Return the step that adds a prefix to all names except those that begin with `but`."""
     return Called(((rf"^(?!{but})" if but else "^", prefix),))
 
 
@@ -54,11 +54,11 @@ WRAPPERS: Mapping[str, Spelling] = {
     "parallel": Spelling((_front("module."),)),
     "spread": Spelling((Called(((r"^(\w+)\.(?!\w+$)", r"\1._fsdp_wrapped_module."),)),)),
 }
-"""What training makes of canonical names."""
+"""The spellings of training programs, which add a prefix to canonical names."""
 
 
 def _wrapped(spellings: Mapping[str, Spelling]) -> Mapping[str, Spelling]:
-    """Return spellings, and those of training."""
+    """Return spellings, with those of `WRAPPERS`."""
     return {**spellings, **WRAPPERS}
 
 
@@ -232,7 +232,7 @@ def _t5() -> Family:
 
 
 def _llava() -> Family:
-    """Return language models with an eye."""
+    """Return language models with a vision tower, like LLaVA."""
     eye = "vision_tower.vision_model."
     shapes: Shapes = {"model.embed_tokens.weight": (8, 4)}
     for layer in range(2):
@@ -339,7 +339,7 @@ def _sd1() -> Family:
 
 
 def _unet() -> Family:
-    """Return UNets of two levels by themselves."""
+    """Return UNets of two levels, in files of their own."""
     rows = {
         "input_blocks.0.0.weight": ("conv_in.weight", (4, 4, 3, 3)),
         "input_blocks.0.0.bias": ("conv_in.bias", (4,)),
@@ -388,7 +388,7 @@ def _unet() -> Family:
 
 
 def _vae() -> Family:
-    """Return autoencoders of two levels by themselves."""
+    """Return autoencoders of two levels, in files of their own."""
     shapes: Shapes = {
         "encoder.conv_in.weight": (4, 3, 3, 3),
         "encoder.down.0.block.0.conv1.weight": (4, 4, 3, 3),
@@ -442,7 +442,7 @@ def _cut(ours: str, *theirs: str, shares: tuple[int, ...] = ()) -> tuple[Step, .
 
 
 def _prefixes(rows: Sequence[Step]) -> Mapping[str, Spelling]:
-    """Return the spellings of a transformer of images: with the prefixes that there are, and as diffusers has it."""
+    """Return the spellings of an image transformer: with each known prefix, and as in diffusers."""
     return _wrapped(
         {
             "checkpoint": Spelling((_front("model.diffusion_model."),)),
@@ -651,7 +651,7 @@ def _sdxl() -> Family:
 
 
 def _plain() -> Family:
-    """Return models that nobody knows: no layout, some tensors longer than a chunk, one empty and one a number."""
+    """Return models of no known architecture: some tensors longer than a chunk, one empty, one without dimensions."""
     shapes: dict[str, tuple[int, ...]] = {
         "net.0.weight": (9, 7),
         "net.0.bias": (9,),

@@ -1,7 +1,7 @@
-"""The laws themselves: each takes a project, or what is done to one, and raises AssertionError where it does not hold.
+"""The laws: each takes a project, or a sequence of edits to one, and raises AssertionError if it does not hold.
 
-`fresh` is what every other state is held against: the project built at once, by one thread, where nothing was. It is
-remembered by the world, and each output of it is compared with the independent evaluator.
+Most compare with a *fresh build* (`fresh`): all targets of a project built at once, by one thread, in an empty folder.
+Its result is cached by the world, and each of its outputs is compared with the independent evaluator.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from mergebuild.plan.description import Description
 __all__ = ["LAWS", "Fresh", "fresh"]
 
 Bytes = Mapping[str, Mapping[str, bytes]]
-"""The files of each target that was made."""
+"""By target that was made, the bytes of its files by name."""
 
 
 @dataclass(frozen=True)
 class Fresh:
-    """What a project comes to where nothing was built before."""
+    """The result of a fresh build: exit code, errors, targets with errors, artifacts and bytes."""
 
     code: int
     errors: tuple[str, ...]
@@ -50,13 +50,13 @@ class Fresh:
 
 
 def names_of(world: World) -> list[str]:
-    """Return all targets, virtual ones too."""
+    """Return the names of all targets, with members of families and virtual ones."""
     return [name for each in world.targets for name in each.members]
 
 
 @lru_cache(maxsize=1000)
 def fresh(world: World) -> Fresh:
-    """Build a project where nothing was, all of it at once."""
+    """Build all targets of a project in an empty folder, check them by the evaluator, and return the result."""
     with place() as places:
         there = places.new(world)
         answer = there.build(names_of(world))
@@ -65,7 +65,10 @@ def fresh(world: World) -> Fresh:
 
 
 def _fresh_of(answer: Answer, there: Place, world: World) -> Fresh:
-    """Return what a build of all targets came to. Members that only others read are told of where they are built."""
+    """Return the result of a build of all targets.
+
+    Other targets in the answer (members that were built because a target reads them) are left out.
+    """
     asked = set(names_of(world))
     wrong = {name: code for name, code in answer.wrong.items() if name in asked}
     artifacts = {name: digest for name, digest in answer.artifacts.items() if name in asked}
@@ -74,7 +77,7 @@ def _fresh_of(answer: Answer, there: Place, world: World) -> Fresh:
 
 
 def everything(there: Place, answer: Answer, world: World) -> dict[str, Mapping[str, bytes]]:
-    """Return the bytes of all that is made: outputs, and what the store keeps of virtual targets."""
+    """Return the bytes of all targets: of outputs, and of the store's files of virtual targets."""
     found: dict[str, Mapping[str, bytes]] = dict(there.made(answer, world))
     state = there.root / ".mergebuild" / "state.sqlite3"
     kept: dict[str, list[Path]] = {}
@@ -93,21 +96,21 @@ def everything(there: Place, answer: Answer, world: World) -> dict[str, Mapping[
 
 
 def _spelled_as(first: Source | None, paths: Sequence[Path]) -> Path:
-    """Return which of an artifact's files in the store is spelled as the first input is."""
+    """Return that of an artifact's files in the store which is spelled like the first input."""
     called = set(stored_of(first) if first is not None else ())
     return max(sorted(paths), key=lambda path: len(read_model(path).keys() & called))
 
 
 def _data_of(path: Path) -> bytes:
-    """Return the bytes of a file's tensors: of two targets that are one artifact, each has metadata of its own."""
+    """Return a safetensors file without its header, as targets with the same artifact have different metadata."""
     raw = path.read_bytes()
     return raw[8 + int.from_bytes(raw[:8], "little") :]
 
 
 def same(answer: Answer, there: Place, world: World, wanted: Fresh, *, in_order: bool = True) -> None:
-    """Compare what a build came to with what a fresh one comes to.
+    """Compare the result of a build with that of a fresh one.
 
-    `in_order`: whether targets were asked for in the same order. The exit code is the first failing one's.
+    `in_order`: whether targets were named in the same order. The exit code is that of the first one that fails.
     """
     found = _fresh_of(answer, there, world)
     assert found.errors == wanted.errors, f"errors {found.errors}, expected {wanted.errors}\n{answer.err}"
@@ -129,7 +132,7 @@ def same_bytes(found: Bytes, wanted: Bytes) -> None:
 
 
 def _difference(files: Mapping[str, bytes], others: Mapping[str, bytes]) -> str:
-    """Say which values differ first, where a file is safetensors."""
+    """Return a text with the first values that differ, if a file is safetensors."""
     from tensor_files import _parsed
 
     for file in files:
@@ -148,10 +151,10 @@ def _difference(files: Mapping[str, bytes], others: Mapping[str, bytes]) -> str:
 
 
 def incremental_is_fresh(steps: Sequence[Step]) -> None:
-    """After each edit, what is built on top of what was there is what a fresh build makes: bytes, digests, errors.
+    """After each edit, an incremental build gives the same bytes, digests and errors as a fresh build.
 
-    Where all targets have outputs, a build leaves a stamp, from which the next one has its answer. An edit may follow
-    in the same tick of the clock.
+    If all targets have outputs, a build writes a stamp, which answers the next one. An edit may follow in the same tick
+    of the clock.
     """
     with place() as places:
         there = places.new()
@@ -162,7 +165,7 @@ def incremental_is_fresh(steps: Sequence[Step]) -> None:
             names = names_of(step.world)
             may_leave_stamp = set(names) == step.world.outputs.keys()
             if may_leave_stamp:
-                time.sleep(0.03)  # else what was edited is too new for one
+                time.sleep(0.03)  # otherwise the edited files are too new for a stamp
             answer = there.build(names, threads=step.threads)
             same(answer, there, step.world, fresh(step.world))
             if answer.code == 0 and may_leave_stamp:
@@ -170,7 +173,7 @@ def incremental_is_fresh(steps: Sequence[Step]) -> None:
 
 
 def befall(there: Place, step: Step, before: Answer | None) -> None:
-    """Make an edit, and have happen to the folder what a step says."""
+    """Make the edit of a step, and do what else it says: delete files, `gc`, `clean`, lose records, kill a build."""
     act, number = step.act
     outputs = step.world.outputs
     if act == "lose":
@@ -193,7 +196,7 @@ def befall(there: Place, step: Step, before: Answer | None) -> None:
 
 
 def _lose(there: Place, step: Step, before: Answer | None) -> None:
-    """Take the records away; outputs that are not what their targets make would then be a stranger's, and go too."""
+    """Remove the store's records, and outputs that are not up to date: without records these count as foreign files."""
     for name, output in step.world.outputs.items():
         path = there.root / output
         if before is None or name not in before.targets or not before.is_made(name):
@@ -206,12 +209,12 @@ def _lose(there: Place, step: Step, before: Answer | None) -> None:
         return
     for each in store.glob("state.sqlite3*"):
         each.unlink()
-    for folder in ("kept", "history"):  # what they hold is nobody's now
+    for folder in ("kept", "history"):  # their files have no records now
         shutil.rmtree(store / folder, ignore_errors=True)
 
 
 def planned_together_is_planned_alone(world: World) -> None:
-    """What a target is planned to be made of does not depend on what is planned beside it."""
+    """The plan for a target does not depend on other targets that are planned with it."""
     with place() as places:
         there = places.new(world)
         names = names_of(world)
@@ -222,9 +225,9 @@ def planned_together_is_planned_alone(world: World) -> None:
 
 
 def a_digest_is_its_lines_hashed(world: World) -> None:
-    """What a tensor is shown to follow from is what its digest is made of, now and in the store's words.
+    """The lines shown for a tensor are those that its digest is the hash of, in the plan and in the store.
 
-    Tensors that are made have equal lines and equal digests, or neither.
+    Two tensors that are made have equal digests if and only if their lines are equal.
     """
     lines: dict[bytes, bytes] = {}
     with place() as places:
@@ -246,7 +249,7 @@ def a_digest_is_its_lines_hashed(world: World) -> None:
 
 
 def together_is_alone(world: World, order: Sequence[int]) -> None:
-    """What a target becomes does not depend on what is planned and built beside it, nor in which order."""
+    """A target's result does not depend on other targets that are built with it, nor on the order."""
     wanted = fresh(world)
     names = names_of(world)
     with place() as places:
@@ -277,7 +280,7 @@ def together_is_alone(world: World, order: Sequence[int]) -> None:
 
 
 def arguments_of(there: Place, names: Sequence[str]) -> dict[str, list[tuple[Any, ...]]]:
-    """Return of each target what the planner makes its tensors of, in the order of the file."""
+    """Return for each target how the plan makes its tensors, in the order of the file."""
     return {
         name: [
             (made.name, made.spec, made.digest, made.terms, made.is_copy,
@@ -289,7 +292,7 @@ def arguments_of(there: Place, names: Sequence[str]) -> dict[str, list[tuple[Any
 
 
 def planned(there: Place, names: Sequence[str]) -> dict[str, Description]:
-    """Plan targets, and return those that can be made."""
+    """Plan targets, and return the descriptions of those that can be made."""
     project = mergebuild.load(there.root / "mergefile.toml")
     with project._sessions.open(silent) as session:
         plan = session.planner.plan([session.planner.goal_of(name) for name in names], hash_all=True)
@@ -306,7 +309,7 @@ def threads_and_chunks_do_not_matter(world: World, threads: int, chunk: int) -> 
 
 
 def compiled_kernels_make_the_same(world: World, variant: str, chunk: int) -> None:
-    """Torch, and compiled kernels of any instruction set, make the same bytes, and say the same where they can't."""
+    """Torch and compiled kernels of any instruction set give the same bytes and the same errors."""
     wanted = fresh(world)
     before = native.variant
     if variant:
@@ -320,9 +323,9 @@ def compiled_kernels_make_the_same(world: World, variant: str, chunk: int) -> No
 
 
 def first_sight_makes_the_same(world: World, threads: int, wave: int, order: int) -> None:
-    """Sources that are hashed in the pass that merges them make the same bytes as sources that were hashed before.
+    """Sources that are hashed in the pass that merges them give the same bytes as sources that were hashed before.
 
-    However many targets a pass takes, and in whichever order they are asked for; and then nothing is left to do.
+    This holds for any number of targets per pass and any order of targets; and the next build has nothing to do.
     """
     wanted = fresh(world)
     names = names_of(world)
@@ -342,7 +345,7 @@ def first_sight_makes_the_same(world: World, threads: int, wave: int, order: int
 
 
 def order_and_names_do_not_matter(world: World, other: World, names: Mapping[str, str]) -> None:
-    """Tables in another order, sources and targets by other names: the same artifacts, and the same bytes."""
+    """A mergefile with its tables in another order and with other names gives the same artifacts and bytes."""
     wanted = fresh(world)
     with place() as places:
         there = places.new(other)
@@ -364,7 +367,7 @@ def order_and_names_do_not_matter(world: World, other: World, names: Mapping[str
 
 
 def nothing_is_left_to_do(steps: Sequence[Step]) -> None:
-    """A build after a build has nothing to do; `verify`, and `verify --rebuild`, find it right; `status` says so."""
+    """A second build has nothing to do; `verify` and `verify --rebuild` find no problem; `status` says up-to-date."""
     with place() as places:
         there = places.new()
         answer: Answer | None = None
@@ -402,10 +405,10 @@ _BECOMES: Mapping[str, Sequence[str]] = {
 
 
 def plan_says_what_build_does(steps: Sequence[Step], order: int = 0, hindered: int = -1) -> None:
-    """Verdicts, artifacts, tensors computed, bytes written and the exit code are the plan's, if all sources were seen.
+    """If all sources were read before, a build's verdicts, artifacts, counts and exit code are those of its plan.
 
-    In whichever `order` targets are asked for; also where a stranger's file is at an output (`hindered`, if not
-    negative), so that its target and what reads it are blocked, and the rest does without.
+    `order` shuffles the targets. `hindered`, if not negative, chooses an output at which a foreign file is: then its
+    target and its readers are blocked, and the others are built without them.
     """
     with place() as places:
         there = places.new()
@@ -420,7 +423,7 @@ def plan_says_what_build_does(steps: Sequence[Step], order: int = 0, hindered: i
             there.check_clean()
             blocked = {name for name, each in plan.targets.items() if each["verdict"] == "blocked"}
             if plan.document.get("bytes_to_hash") or step.act[0] == "lose" or answer.wrong.keys() - blocked:
-                continue  # what only the work shows is in no plan
+                continue  # the build met something that a plan can't know
             assert plan.code == answer.code, f"plan ends with {plan.code}, build with {answer.code}\n{answer.err}"
             for name in names if plan.targets else ():
                 said, did = plan.of(name), answer.of(name)
@@ -432,7 +435,7 @@ def plan_says_what_build_does(steps: Sequence[Step], order: int = 0, hindered: i
 
 @contextmanager
 def _in_the_way(there: Place, world: World, hindered: int) -> Iterator[None]:
-    """Have a stranger's file at one of the outputs for the time, or in it where that is a folder."""
+    """Put a foreign file at one of the outputs within the context; if that is a folder, into it."""
     outputs = sorted(world.outputs.values())
     if hindered < 0 or not outputs:
         yield
@@ -450,7 +453,7 @@ def _in_the_way(there: Place, world: World, hindered: int) -> Iterator[None]:
 
 
 def a_parameter_rebuilds_what_it_reaches(before: World, after: World, changed: str, reached: str) -> None:
-    """One number of one target, changed alone: what it reaches is built anew, and no other tensor."""
+    """After a change of a single number, only the tensors that it reaches are built again."""
     with place() as places:
         there = places.new(before)
         first = there.build(names_of(before))
@@ -477,7 +480,7 @@ def a_parameter_rebuilds_what_it_reaches(before: World, after: World, changed: s
 
 
 def spellings_do_not_matter(world: World, other: World) -> None:
-    """Files that spell the same parameters otherwise: the same artifacts and values, and nothing is computed again."""
+    """If files spell the same parameters differently, artifacts and values are equal, and nothing is computed again."""
     wanted, found = fresh(world), fresh(other)
     assert found.errors == wanted.errors, f"errors {found.errors}, expected {wanted.errors}"
     assert found.wrong == wanted.wrong, f"wrong {found.wrong}, expected {wanted.wrong}"
@@ -501,18 +504,18 @@ def spellings_do_not_matter(world: World, other: World) -> None:
 
 
 def every_spelling_is_the_same_model(world: World, other: World) -> None:
-    """What a family's spellings are is known of each: nothing is refused that is linear and takes no other key."""
+    """Models in different spellings of a family can be merged: no linear target without other keys is refused."""
     spellings_do_not_matter(world, other)
     refused = [name for name in fresh(other).wrong if not name.partition("@")[0].endswith("-x")]
     assert not refused, f"{refused} of models that differ in spelling alone"
 
 
 _UNFIT = {"too-little-in-common", "layout-mismatch", "shape-mismatch"}
-"""Errors of inputs that are no models of one architecture."""
+"""Errors for inputs that are not models of one architecture."""
 
 
 def nonsense_is_refused_or_named(world: World) -> None:
-    """Where tensors of an input have names that nobody knows, its target is refused, or says what takes no part."""
+    """If tensors of an input have unknown names, its target is refused, or its notices count the unmerged tensors."""
     with place() as places:
         there = places.new(world)
         answer = there.build(names_of(world))
@@ -532,7 +535,7 @@ def nonsense_is_refused_or_named(world: World) -> None:
 
 
 def _nameless(source: Source) -> int:
-    """Return how many tensors of floats have a name that nobody knows, and no other name of the same place."""
+    """Return how many floating-point tensors have only unknown names."""
     stored = list(enumerate(stored_of(source).values()))
     lost = {number: each for number, each in stored if number in source.nonsense and each.is_float}
     if source.form != "ckpt":
@@ -542,16 +545,16 @@ def _nameless(source: Source) -> int:
 
 
 def _looks_quantized(source: Source) -> bool:
-    """Return whether a source's file holds a weight in 8 bits, and beside it what its name says is a scale."""
+    """Return whether a source's file has an 8-bit weight, and beside it a tensor with the name of a scale."""
     there = stored_of(source)
     low = [name for name, each in there.items() if each.dtype.startswith("float8") and name.endswith(".weight")]
     return any(f"{name.removesuffix('.weight')}.scale" in there for name in low)
 
 
 def session_is_fresh(steps: Sequence[Step]) -> None:
-    """Verbs of one session answer and build what each would by itself, whatever befalls files and store in between.
+    """Verbs in one session give the same answers and files as outside it, whatever happens to files in between.
 
-    Beside it lies the same project, of which each verb is asked of a project that was loaded for it.
+    A second folder has the same project; there each verb runs on a newly loaded project.
     """
     with place() as places, ExitStack() as session:
         warm, cold = places.new(), places.new()
@@ -559,7 +562,7 @@ def session_is_fresh(steps: Sequence[Step]) -> None:
         project, text = None, ""
         for step in steps:
             COUNTS["edits"] += 1
-            if step.act[0] == "kill":  # which is of a fork, and SQLite's connections must not go through one
+            if step.act[0] == "kill":  # forks this process, and SQLite's connections must not be open then
                 session.close()
                 text = ""
             for there in (warm, cold):
@@ -570,7 +573,7 @@ def session_is_fresh(steps: Sequence[Step]) -> None:
                 project = session.enter_context(mergebuild.load(warm.root / "mergefile.toml"))
             for number, ask in enumerate(_verbs(step)):
                 if number % 3 == 2:
-                    time.sleep(0.03)  # else files are too new to be remembered
+                    time.sleep(0.03)  # otherwise files are too new to be remembered
                 ours, alone = _asked(warm, project, ask), _asked(cold, None, ask)
                 assert ours == alone, f"verb {number} in a session: {ours}\nalone: {alone}"
             before = cold.build(names_of(step.world))
@@ -579,7 +582,7 @@ def session_is_fresh(steps: Sequence[Step]) -> None:
 
 
 def _verbs(step: Step) -> list[Callable[[mergebuild.Project], Any]]:
-    """Return what is asked of a project after a step, in order."""
+    """Return the verbs to run after a step, in order."""
     names = names_of(step.world)
     some = names[step.act[1] % len(names) :]
 
@@ -612,11 +615,11 @@ def _clearing(number: int, some: Sequence[str]) -> list[Callable[[mergebuild.Pro
 
 
 _BY_THE_WAY = ("seconds", "bytes_read", "bytes_to_hash", "space_free")
-"""What may be another number each time, or less for who read a source before."""
+"""Numbers that differ each time, or that are smaller if a source was read before."""
 
 
 def _asked(there: Place, project: mergebuild.Project | None, ask: Callable[[mergebuild.Project], Any]) -> Any:
-    """Return what a project answers, of one that is loaded for it if none is given; or what is wrong."""
+    """Run a verb on a project (None: on a newly loaded one), and return its answer, or its error."""
     COUNTS["runs"] += 1
     try:
         with chdir(there.root):

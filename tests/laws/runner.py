@@ -1,7 +1,7 @@
-"""A world laid out in a folder, and the program run there in this process; kills are of a forked child.
+"""Writes a world to a folder, and runs the program there, in this process; runs that are killed are forked children.
 
-`Place` writes only what differs from what lies there, as a user's edit does. Each answer is checked against what must
-hold of every run, whatever was asked: an exit code of the contract, no traceback, nothing left behind.
+`Place` writes only the files that differ, as a user's edit does. Every run is checked for what always holds: an exit
+code of the contract, no traceback, no temporary files left.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from mergebuild.cli import run
 __all__ = ["COUNTS", "Answer", "Contents", "Place", "place"]
 
 CODES = frozenset({0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 75, 130})
-"""The exit codes of the contract but 70, which is a bug."""
+"""The exit codes of the contract except 70, which means a bug."""
 
 COUNTS: Counter[str] = Counter()
 """What the laws did: projects, edits, builds, tensors compared."""
 
 
 class Contents:
-    """What each digest of the whole run stood for: one content, for ever."""
+    """The content of each digest seen in the whole run of tests: a digest must always have the same content."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[str, str]] = {}
 
     def hold(self, digest: str, tensors: Mapping[str, Stored], where: str) -> None:
-        """Note what a digest stands for; it must be what it stood for before."""
+        """Record the content of a digest; assert that it is the same as before."""
         content = _sum_of(tensors)
         before, place_before = self._known.setdefault(digest, (content, where))
         assert before == content, f"{digest} stands for two contents: in {place_before}\nand in {where}"
@@ -58,7 +58,7 @@ CONTENTS = Contents()
 
 @dataclass(frozen=True)
 class Answer:
-    """What a run came to."""
+    """The result of a run."""
 
     code: int
     document: Mapping[str, Any]
@@ -66,7 +66,7 @@ class Answer:
     targets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def of(self, target: str) -> Mapping[str, Any]:
-        """Return what the answer says of a target."""
+        """Return the answer's object of a target."""
         return self.targets[target]
 
     @property
@@ -76,11 +76,11 @@ class Answer:
 
     @property
     def artifacts(self) -> dict[str, str | None]:
-        """The digest of each target that is there now."""
+        """The digest of each target that is up to date now."""
         return {name: each["artifact"] for name, each in self.targets.items() if self.is_made(name)}
 
     def is_made(self, name: str) -> bool:
-        """Whether a target is up to date now."""
+        """Return whether a target is up to date now."""
         return self.targets[name]["verdict"] in ("up-to-date", "built", "restored")
 
     @property
@@ -90,7 +90,7 @@ class Answer:
 
     @property
     def errors(self) -> list[str]:
-        """The codes of what ended the whole command."""
+        """The codes of the errors that ended the whole command."""
         return sorted({each["code"] for each in self.document.get("errors", ())})
 
 
@@ -105,7 +105,7 @@ class Place:
     # Laying out
 
     def lay(self, world: World) -> None:
-        """Make the folder's files what a world says, touching no other."""
+        """Write a world's files that differ from those in the folder, and touch no others."""
         for source in world.sources:
             content = (stored_of(source), beside(source) if source.form in ("folder", "shards") else None)
             key = f"{source.place} {source.form}"
@@ -152,20 +152,20 @@ class Place:
         return Answer(code, document, err.getvalue(), targets)
 
     def build(self, targets: Sequence[str] = (), *, threads: int = 1, chunk: int | None = None) -> Answer:
-        """Build as far as possible; nothing but what is on record may be there afterwards."""
+        """Build as far as possible; assert that no unrecorded file is left afterwards."""
         COUNTS["builds"] += 1
         answer = self.run("build", *targets, "-k", "-j", str(threads), chunk=chunk)
         self.check_clean()
         return answer
 
     def plan(self, targets: Sequence[str] = ()) -> Answer:
-        """Say what a build would do."""
+        """Run `plan`."""
         return self.run("plan", *targets)
 
     def killed(self, arguments: Sequence[str], after: int) -> bool:
-        """Run a command in a child that is killed at the so-many-th operation on files; say whether it was.
+        """Run a command in a child that is killed at its operation number `after` on files; return whether it was.
 
-        The child is a fork of this process, with torch in it: it costs no more than a build.
+        The child is a fork of this process, with torch imported already, so it takes no longer than a build.
         """
         COUNTS["kills"] += 1
         child = os.fork()
@@ -185,7 +185,7 @@ class Place:
     # Looking
 
     def files(self, output: str) -> dict[str, bytes]:
-        """Return all bytes of an output: its file, or the files of its folder."""
+        """Return the bytes of an output's file, or of all files of its folder by name."""
         path = self.root / output
         if output.endswith("/"):
             return {
@@ -196,7 +196,7 @@ class Place:
         return {"": path.read_bytes()}
 
     def made(self, answer: Answer, world: World) -> dict[str, dict[str, bytes]]:
-        """Return the bytes of all outputs that are up to date now; each must be what its artifact has always been."""
+        """Return the bytes of all outputs that are up to date now; assert that each artifact has its known content."""
         found = {}
         for name, output in world.outputs.items():
             if name in answer.targets and answer.is_made(name):
@@ -206,7 +206,7 @@ class Place:
         return found
 
     def check_clean(self) -> None:
-        """Refuse files in writing that were left, and files in the store that no record has."""
+        """Assert that no temporary file is left, and that files in the store and records agree."""
         names = [path for path in self.root.rglob("*") if ".mergebuild-" in path.name and path.name.startswith(".")]
         assert not names, f"left behind: {names}"
         store = self.root / ".mergebuild"
@@ -251,7 +251,7 @@ _TOUCHING = (
 
 
 def _die_at(after: int) -> None:
-    """Have this process killed at the so-many-th of its operations on files."""
+    """Let this process be killed at its operation number `after` on files."""
     left = after
 
     def hook(event: str, _arguments: object) -> None:
@@ -266,7 +266,7 @@ def _die_at(after: int) -> None:
 
 @contextmanager
 def place() -> Iterator[Places]:
-    """Give folders for projects, which are gone afterwards, and a configuration folder of their own for trust."""
+    """Give a maker of temporary folders for projects, with a configuration folder of their own for trust."""
     COUNTS["projects"] += 1
     with tempfile.TemporaryDirectory(prefix="laws-") as name:
         root = Path(name).resolve()
@@ -277,7 +277,7 @@ def place() -> Iterator[Places]:
 
 
 class Places:
-    """Folders beside each other."""
+    """Makes folders for projects, beside each other."""
 
     def __init__(self, root: Path) -> None:
         self._root = root

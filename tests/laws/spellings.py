@@ -1,8 +1,8 @@
-"""How programs write the parameters of a model: spellings, each a few steps. Nothing of `mergebuild` is imported.
+"""Spellings: how programs store the parameters of a model, each as a few steps. Imports no `mergebuild`.
 
-A step takes tensors by name and gives those of the file: other names, several in one, one in several, or turned. It
-only moves elements. So the way back needs no text of its own: the places of all elements are sent through the steps,
-and a file's elements are taken to where they came from.
+A step turns tensors by name into those of a file: with other names, fused, cut, or transposed. It only moves elements.
+So reading a file back needs no code of its own: the index of every element goes through the same steps, and each
+element of the file is put back to the index that arrived there.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ __all__ = [
 
 
 class Held(NamedTuple):
-    """A tensor's elements, whatever they are, in its shape."""
+    """A tensor's elements in its shape: bit patterns of values, or indices."""
 
     dtype: str
     elements: np.ndarray
 
     def having(self, elements: np.ndarray) -> Held:
-        """Return others of the dtype."""
+        """Return other elements with the same dtype."""
         return Held(self.dtype, elements)
 
 
@@ -49,34 +49,34 @@ Step = Callable[[Tensors], Tensors]
 
 @dataclass(frozen=True)
 class Spelling:
-    """How a file writes a model's parameters."""
+    """How a file stores a model's parameters."""
 
     steps: tuple[Step, ...] = ()
     forms: tuple[str, ...] = ("file", "ckpt", "folder", "shards")
-    """Of sources: where it is known."""
+    """The forms of sources in which it can be recognized."""
     config: tuple[tuple[str, object], ...] = ()
-    """What the configuration beside it must say."""
+    """Members that the configuration beside the file must have."""
 
     @property
     def refits(self) -> bool:
-        """Whether it puts parameters together, or cuts them: a tensor of the file is another unit."""
+        """Whether it fuses or cuts parameters, so that tensors of the file are not single parameters."""
         return any(isinstance(step, Fused | Cut | Grouped | Stacked) for step in self.steps)
 
     def of(self, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
-        """Return what a file holds that has these parameters. What is not touched stays the same object."""
+        """Return the tensors of a file with these parameters. Unchanged tensors stay the same objects."""
         held = {name: Held(each.dtype, _elements(each)) for name, each in tensors.items()}
         same = {id(held[name].elements): tensors[name] for name in tensors}
         return {name: same.get(id(each.elements)) or _stored(each) for name, each in self.through(held).items()}
 
     def through(self, held: Tensors) -> Tensors:
-        """Return what becomes of elements."""
+        """Return elements after all steps."""
         for step in self.steps:
             held = step(held)
         return held
 
     @property
     def of_names(self) -> Spelling:
-        """The same, of names alone."""
+        """The spelling with only those steps that change names."""
         return replace(self, steps=tuple(step for step in self.steps if isinstance(step, Called)))
 
 
@@ -89,7 +89,7 @@ PLAIN = Spelling()
 
 @dataclass(frozen=True)
 class Called:
-    """Other names: of the first pattern that a name matches, what is put for the match."""
+    """Other names. `rows`: patterns with replacements; the first pattern that a name matches is replaced."""
 
     rows: tuple[tuple[str, str], ...]
 
@@ -107,9 +107,9 @@ class Called:
 
 @dataclass(frozen=True)
 class Fused:
-    """Several tensors one after another in one; where one is missing, or another dtype, each stays by itself.
+    """Several tensors concatenated to one; if one is missing, or has another dtype, they stay separate.
 
-    Names with `{}` for what they have in common, which matches `common`.
+    `{}` in the names is the part that they have in common; it must match `common`.
     """
 
     ours: tuple[str, ...]
@@ -123,12 +123,12 @@ class Fused:
 
 @dataclass(frozen=True)
 class Grouped:
-    """Queries, keys and values in one, of each group of heads its queries, then its key, then its value."""
+    """Queries, keys and values in one tensor: for each group of heads its queries, then its key, then its value."""
 
     ours: tuple[str, str, str]
     theirs: str
     size: int
-    """Of a head."""
+    """The size of a head."""
     common: str = r".+"
 
     def __call__(self, tensors: Tensors) -> Tensors:
@@ -144,7 +144,7 @@ class Grouped:
 
 @dataclass(frozen=True)
 class Cut:
-    """One tensor as several, one after another, in equal parts or in those of `shares`."""
+    """One tensor cut into several along its first dimension, in equal parts or by `shares`."""
 
     ours: str
     theirs: tuple[str, ...]
@@ -168,7 +168,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Stacked:
-    """Matrices that are counted (`#`), one behind the other along a further first dimension, several names in each."""
+    """Numbered matrices (`#` in names) stacked along a new first dimension; several `ours` are concatenated before."""
 
     ours: tuple[str, ...]
     theirs: str
@@ -191,12 +191,12 @@ class Stacked:
 
 @dataclass(frozen=True)
 class Swapped:
-    """Tensors whose halves lie the other way round."""
+    """Tensors whose halves are stored in the other order."""
 
     pattern: str
 
     def __call__(self, tensors: Tensors) -> Tensors:
-        """Return tensors, some of them the other way round."""
+        """Return tensors, some of them with exchanged halves."""
 
         def swapped(each: Held) -> Held:
             half = each.elements.shape[0] // 2
@@ -207,7 +207,7 @@ class Swapped:
 
 @dataclass(frozen=True)
 class Turned:
-    """Matrices that lie transposed."""
+    """Matrices that are stored transposed."""
 
     pattern: str
 
@@ -221,12 +221,12 @@ class Turned:
 
 @dataclass(frozen=True)
 class Flat:
-    """Convolutions of 1x1 as linear maps."""
+    """Weights of 1x1 convolutions, stored as matrices."""
 
     pattern: str
 
     def __call__(self, tensors: Tensors) -> Tensors:
-        """Return tensors, some of them of two dimensions."""
+        """Return tensors, some of them reshaped to two dimensions."""
         return {
             name: each.having(each.elements.reshape(each.elements.shape[:2])) if re.search(self.pattern, name) else each
             for name, each in tensors.items()
@@ -240,7 +240,7 @@ def _together(
     common: str,
     put: Callable[[Sequence[np.ndarray]], np.ndarray],
 ) -> Tensors:
-    """Return tensors with those put together that have all of some names; each result stands for its first."""
+    """Return tensors with each complete set of `ours` replaced by one tensor, at the position of the first of them."""
     found: Tensors = {}
     gone: set[str] = set()
     for name, each in tensors.items():
@@ -257,7 +257,7 @@ def _together(
 
 
 def _filling(text: str, common: str, name: str) -> str | None:
-    """Return what stands in a name where a text has `{}`; None where it is no such name."""
+    """Return the part of a name that is `{}` in a text; None if the name does not match."""
     before, _, behind = text.partition("{}")
     if not (name.startswith(before) and name.endswith(behind) and len(name) >= len(before) + len(behind)):
         return None
@@ -268,19 +268,19 @@ def _filling(text: str, common: str, name: str) -> str | None:
 # The way back
 
 _OWNER = 1 << 32
-"""A place is the number of a parameter, so many times, and that of an element."""
+"""An element's index in all parameters is its parameter's number times this, plus its index in the parameter."""
 
 
 def parameters(file: Mapping[str, Stored], like: Mapping[str, Stored], spelling: Spelling) -> dict[str, Stored]:
-    """Return the parameters that a file holds, by canonical name; all of its tensors must be theirs.
+    """Return the parameters in a file, by canonical name; every tensor of the file must belong to one.
 
     Args:
-        file: what it holds.
-        like: the parameters that it may have; their dtypes and shapes count.
-        spelling: how it is spelled. What that can't put together is named as its neighbours, or canonically.
+        file: The tensors of the file.
+        like: The parameters that it may have, for their dtypes and shapes.
+        spelling: The file's spelling. Parameters that it can't fuse have its names, or canonical names.
 
     Raises:
-        AssertionError: a tensor is of no parameter.
+        AssertionError: A tensor belongs to no parameter.
     """
     found: dict[str, Stored] = {}
     left = dict(file)
@@ -291,7 +291,7 @@ def parameters(file: Mapping[str, Stored], like: Mapping[str, Stored], spelling:
 
 
 def _read(left: dict[str, Stored], like: Mapping[str, Stored], spelling: Spelling) -> Iterator[tuple[str, Stored]]:
-    """Yield the parameters that are there in a spelling, and take the tensors that they are in away."""
+    """Yield the parameters that are in a file in a spelling, and remove their tensors from `left`."""
     names = list(like)
     sizes = [prod(like[name].shape) for name in names]
     places = {

@@ -1,7 +1,7 @@
-"""Model files without `mergebuild`: dtypes as bit patterns of NumPy, safetensors, checkpoints, folders.
+"""Reads and writes model files without `mergebuild`: dtypes by NumPy, safetensors, checkpoints, folders.
 
-Numbers are float64 arrays. Each dtype rounds a float64 once, to nearest, ties to even; what is too large for float8 is
-never written here. The evaluator and the sources of the laws stand on this module alone.
+Numbers are float64 arrays. Each dtype rounds a float64 once, to nearest, ties to even; values too large for float8 are
+never written here. The evaluator and the sources of the laws use only this module.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _WORDS = {name: word for word, name in _DTYPES.items()}
 
 
 class Stored(NamedTuple):
-    """A tensor as it lies in a file."""
+    """A tensor as it is stored in a file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -61,7 +61,7 @@ class Stored(NamedTuple):
 
     @property
     def is_float(self) -> bool:
-        """Whether it is merged at all."""
+        """Whether it is floating-point; only such tensors are merged."""
         return self.dtype in FLOATS
 
     @property
@@ -71,15 +71,15 @@ class Stored(NamedTuple):
 
 
 class Scaled(NamedTuple):
-    """A weight that is 8-bit floats with scales beside them: of the tensor, its rows, or blocks."""
+    """A weight stored as 8-bit floats with scales: one for the tensor, one per row, or one per block."""
 
     numbers: Stored
     scales: Stored
     name: str
-    """What the scales are called, `{}` standing for the name of the module."""
+    """The name of the scales, with `{}` for the name of the module."""
 
     dtype = "bfloat16"
-    """What it is to whoever reads it."""
+    """The dtype that readers treat it as."""
     is_float = True
 
     @property
@@ -89,7 +89,7 @@ class Scaled(NamedTuple):
 
     @property
     def data(self) -> bytes:
-        """All that it follows from."""
+        """Bytes that identify it: of its numbers and its scales."""
         return repr((self.numbers, self.scales)).encode()
 
     @property
@@ -103,7 +103,10 @@ class Scaled(NamedTuple):
 
 
 def scaled(values: Sequence[float], shape: tuple[int, ...], number: int) -> Scaled:
-    """Return a weight as 8-bit floats: with one scale, one a row, or one a block of two by two, as a number says."""
+    """Return a weight as 8-bit floats with scales; `number` chooses dtypes, names, and the kind of scales.
+
+    There is one scale, one per row, or one per block in a grid of blocks of two by two.
+    """
     array = np.asarray(values, dtype=np.float64).reshape(shape)
     dtype = ("float8_e4m3fn", "float8_e5m2")[number % 5 == 4]
     kind = ("tensor", "rows", "blocks")[number % 3]
@@ -128,7 +131,7 @@ def scaled(values: Sequence[float], shape: tuple[int, ...], number: int) -> Scal
 
 
 def files_of(tensors: Mapping[str, Stored | Scaled]) -> dict[str, Stored]:
-    """Return the tensors that a file of a model has: scales beside their weights, and a mark."""
+    """Return the tensors of a model's file: scaled weights as their numbers and scales, with a marker tensor."""
     found: dict[str, Stored] = {}
     for name, each in tensors.items():
         if isinstance(each, Scaled):
@@ -149,7 +152,7 @@ def largest(dtype: str) -> float:
 
 
 def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Return the nearest numbers of a dtype, ties to even, as float64; what overflows is infinite."""
+    """Return the nearest numbers of a dtype, ties to even, as float64; values that overflow become infinite."""
     if dtype == "float64":
         return values
     form = FLOATS[dtype]
@@ -274,7 +277,7 @@ def write_model(
     if form == "file":
         path.write_bytes(_safetensors(tensors, {"format": "pt"}))
     elif form == "ckpt":
-        each_once = {id(each): _of_torch(each) for each in tensors.values()}  # names of one lie in one place
+        each_once = {id(each): _of_torch(each) for each in tensors.values()}  # names of one tensor share a storage
         torch.save({"state_dict": {name: each_once[id(each)] for name, each in tensors.items()}}, path)
     else:
         path.mkdir(exist_ok=True)
@@ -297,7 +300,7 @@ def _write_folder(path: Path, tensors: Mapping[str, Stored], form: str, stem: st
 
 
 def read_model(path: Path) -> dict[str, Stored]:
-    """Read what was written: a file, a checkpoint, or all files of weights of a folder."""
+    """Read the tensors of a safetensors file, a checkpoint, or all safetensors files of a folder."""
     if path.is_dir():
         return _merged(_parsed(each.read_bytes()) for each in sorted(path.glob("*.safetensors")))
     if path.suffix == ".ckpt":

@@ -1,15 +1,16 @@
-"""Laws of whole projects, tried on projects and edits that hypothesis draws: a search for a wrong file.
+"""Laws of whole projects, tested on projects and edits that hypothesis draws: a search for wrong files.
 
-    pytest tests/laws                                        the short form, the same each time; some two minutes
+    pytest tests/laws                                        the short form, the same each time; about two minutes
     MERGEBUILD_LAWS_SECONDS=3600 pytest -m laws -s           the long form, other projects each day
-    MERGEBUILD_LAWS_KEEP=DIR, MERGEBUILD_LAWS_SEED=NUMBER    where finds are kept; where the long form begins
+    MERGEBUILD_LAWS_KEEP=DIR, MERGEBUILD_LAWS_SEED=NUMBER    where failures are kept; where the long form begins
 
-A law is a function of values (`laws.py`): a `World` is a project (`worlds.py`), a `Step` what is done to one
-(`drawing.py`). What is drawn follows from the catalog, so a new method takes part by itself. `runner.py` lays a world
-out and runs the program on it; `evaluator.py` computes outputs again, with NumPy in float64 and nothing of ours.
+A law is a function of values (`laws.py`): a `World` is a project (`worlds.py`), a `Step` is an edit of one
+(`drawing.py`). Projects are drawn by the catalog of methods, so a new method takes part automatically. `runner.py`
+writes a world to a folder and runs the program on it; `evaluator.py` computes outputs again, with NumPy in float64 and
+without mergebuild.
 
-What breaks a law is shrunk and shown as a mergefile, the edits, and a test that can be pasted into
-`test_laws_found.py`: sources are made of a few words and seeds, so the text is all there is to it.
+A case that breaks a law is shrunk and shown as a mergefile, the edits, and a test that can be pasted into
+`test_laws_found.py`: sources are made of a few words and seeds, so this text is the whole case.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def _walk(draw: Draw) -> Arguments:
 
 @st.composite
 def _planned(draw: Draw) -> Arguments:
-    """Draw what is done to a project, an order of its targets, and whose output a stranger's file is at, if any."""
+    """Draw edits of a project, an order of its targets, and the output at which a foreign file is (-1: none)."""
     return draw(walks(most=3)), draw(st.integers(0, 5)), draw(st.sampled_from((-1, 0, 1, 2, 3)))
 
 
@@ -88,7 +89,7 @@ def _unseen(draw: Draw) -> Arguments:
 
 @st.composite
 def _otherwise(draw: Draw) -> Arguments:
-    """Draw a project, the same in another order with other names, and which name became which."""
+    """Draw a project, the same in another order with other names, and the mapping of names."""
     world = draw(worlds())
     sources = draw(st.permutations(world.sources))
     other = replace(world, sources=tuple(sources), targets=tuple(draw(st.permutations(world.targets))))
@@ -105,7 +106,7 @@ _POOL = (*sorted(METHODS), *[name for name, row in METHODS.items() if row.makes.
 
 @st.composite
 def _parameter(draw: Draw) -> Arguments:
-    """Draw a project, and the same with another value of one parameter, program or tensor of one of its targets."""
+    """Draw a project, and the same with one change: of a target's parameter, of a program, or of a source's tensor."""
     world = draw(worlds(most=2))
     name = f"t{len(world.targets)}"
     world = _with(world, draw(targets_by(world, family_of(world), name, _POOL)))
@@ -149,7 +150,7 @@ def _many(draw: Draw) -> Arguments:
 
 @st.composite
 def _kinds(draw: Draw) -> Arguments:
-    """Draw a project with targets of any kind: also of methods that must know several tensors together."""
+    """Draw a project with targets of all kinds, also by methods with surveys."""
     world = draw(worlds(most=3))
     return (_with(world, draw(targets_by(world, family_of(world), f"t{len(world.targets)}", _POOL))),)
 
@@ -163,7 +164,7 @@ def _spelled(draw: Draw) -> Arguments:
 
 @st.composite
 def _nonsense(draw: Draw) -> Arguments:
-    """Draw two models, a half of the tensors of one of them under names that nobody knows, and targets of both."""
+    """Draw two models, with unknown names for half of the tensors of one of them, and targets of both."""
     world = draw(worlds(spelled=True))
     one, other = world.sources[:2]
     one, other = (replace(each, traits=tuple(sorted(set(each.traits) - {"nan", "scaled"}))) for each in (one, other))
@@ -206,13 +207,13 @@ TRIED: Mapping[str, tuple[st.SearchStrategy[Arguments], int]] = {
     "every_spelling_is_the_same_model": (st.sampled_from(SPELLED).flatmap(every_spelling), 0),
     "nonsense_is_refused_or_named": (_nonsense(), 25),
 }
-"""By law: what it is tried on, and how many in the short form; 0: see `test_every_spelling_of`."""
+"""By law, the strategy of its arguments, and the number of examples in the short form (0: `test_every_spelling_of`)."""
 
 # Trying
 
 
 def _hold(law: str, arguments: Arguments, origin: str) -> None:
-    """Have a law hold, or say all that is needed to see it broken again."""
+    """Check a law; if it does not hold, add a test that repeats the failure to the exception."""
     try:
         LAWS[law](*arguments)
     except Exception as error:
@@ -222,13 +223,13 @@ def _hold(law: str, arguments: Arguments, origin: str) -> None:
         if folder := os.environ.get("MERGEBUILD_LAWS_KEEP"):
             path = Path(folder) / f"{law}-{hashlib.sha256(origin.encode()).hexdigest()[:8]}.py"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)  # what is tried last is the smallest
+            path.write_text(text)  # the last example tried is the smallest
         error.add_note(text)
         raise
 
 
 def as_test(law: str, arguments: Arguments, why: str) -> str:
-    """Return a test that tries a law on just this, with what it means for people."""
+    """Return the text of a test of a law with just these arguments, with the mergefile and edits in its docstring."""
     lines = [f"def test_found_{hashlib.sha256(repr(arguments).encode()).hexdigest()[:8]}() -> None:"]
     lines.append(f'    """{law}: {why}')
     for each in arguments:
@@ -268,7 +269,7 @@ _QUIET: Mapping[str, Any] = {
 def _search(
     law: str, origin: str, until: float = math.inf, tried: st.SearchStrategy[Arguments] | None = None, **options: Any
 ) -> Callable[[], None]:
-    """Return a search for what breaks a law. After `until` it does no more: a find may be shrunk so long."""
+    """Return a search for arguments that break a law. After the time `until`, examples are skipped."""
 
     @settings(**_QUIET, **options)
     @given(TRIED[law][0] if tried is None else tried)
@@ -295,7 +296,7 @@ def test_every_spelling_of(family: str) -> None:
 @pytest.mark.laws
 @pytest.mark.parametrize("law", LAWS)
 def test_law_for_long(law: str) -> None:
-    """Each law for its share of the time, on other projects each day; the counts and seeds are printed."""
+    """Each law for an equal share of the time, on other projects each day; prints the counts and seeds."""
     end = time.monotonic() + float(os.environ.get("MERGEBUILD_LAWS_SECONDS", "3600")) / len(LAWS)
     first = number = int(os.environ.get("MERGEBUILD_LAWS_SEED") or datetime.now(UTC).strftime("%Y%m%d000000"))
     before = dict(COUNTS)

@@ -1,4 +1,4 @@
-"""Laws on what drawing meets too rarely: cases each of which alone has caught a mutation of a key or a comparison."""
+"""Laws on cases that are drawn too rarely. Each has caught a mutation of a key or a comparison that others missed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LLAMA = tuple(Source(f"s{seed}", "llama", seed) for seed in range(3))
 
 
 def _file(name: str, method: str, end: str = ".safetensors", **given: Any) -> Target:
-    """Return a target with a file; what is given is an input where it names a source or a target, else a value."""
+    """Return a target with an output. `given`: inputs, if they name a source or a target; otherwise values of keys."""
     inputs = tuple((key, value) for key, value in given.items() if key in ("a", "b", "c", "base", "models"))
     values = tuple((key, value) for key, value in given.items() if key not in dict(inputs))
     return Target(name, method, inputs, values, f"out/{name}{end}" if end else "")
@@ -72,12 +72,12 @@ EDITS = {
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_an_edit_comes_to_what_a_fresh_build_does(edit: str) -> None:
-    """There and back again."""
+    """Make an edit and undo it: incremental builds give the same as fresh ones."""
     LAWS["incremental_is_fresh"](EDITS[edit])
 
 
 def test_equal_tensors_of_other_names_are_others_to_a_random_method() -> None:
-    """What is left of a target without some of its tensors must not depend on whether these are made beside it."""
+    """A target that leaves out some tensors has the same others as one that makes all, though tensors are equal."""
     sources = tuple(replace(each, traits=("alike",)) for each in LLAMA)
     values: dict[str, Any] = {**_TIES, "density": _number("0.5"), "seed": _number("1")}
     world = World(sources, (_file("t0", "dare_linear", **values), _file("t1", "dare_linear", **values, drop="L00")))
@@ -85,13 +85,13 @@ def test_equal_tensors_of_other_names_are_others_to_a_random_method() -> None:
 
 
 def test_a_survey_with_other_arguments_is_another() -> None:
-    """Which channels are heads."""
+    """An argument that decides which channels are heads is part of the survey's key."""
     one, other = (_file(f"t{width}", "rebasin", a="s0", b="s1", head_width=_number(width)) for width in "02")
     LAWS["together_is_alone"](World(LLAMA, (one, other)), (1, 0))
 
 
 def test_the_names_of_models_do_not_matter_to_a_sum() -> None:
-    """Terms stand in the order of their digests, whatever they are called."""
+    """Terms are in the order of their digests, not of names."""
     weights = tuple(map(Decimal, ("0.3", "0.7", "0.1")))
     world = World(LLAMA, (_file("t0", "linear", models=("s0", "s1", "s2"), weight=weights, normalize=False),))
     names = {"s0": "z", "s1": "y", "s2": "x"}
@@ -99,7 +99,7 @@ def test_the_names_of_models_do_not_matter_to_a_sum() -> None:
 
 
 def test_the_order_of_models_does_not_matter_to_a_sum() -> None:
-    """Terms stand in the order of their digests."""
+    """Terms are in the order of their digests, not of inputs."""
     world = World(
         LLAMA,
         tuple(
@@ -116,14 +116,14 @@ def test_the_order_of_models_does_not_matter_to_a_sum() -> None:
 
 @pytest.mark.parametrize("dtype", ["source", "float32"])
 def test_dtypes_differ_where_all_that_is_read_is_alike(dtype: str) -> None:
-    """Of what a virtual target makes all is float32, and each tensor has its source's dtype again."""
+    """A virtual target's tensors are float32 while they are read, but written in the dtypes of the sources."""
     sources = (Source("s0", "llama", 0, traits=("mixed",)), *LLAMA[1:])
     virtual = _file("v", "max", "", a="s0", b="s1")
     fresh(World(sources, (virtual, _file("t0", "copy", a="v", dtype=dtype))))
 
 
 def test_the_last_rule_that_selects_a_tensor_counts() -> None:
-    """Rules that overlap."""
+    """Two rules that select the same tensor."""
     rules = (
         Rule(("*.mlp.*",), "add", ()),
         Rule(("L00",), "subtract", ()),

@@ -1,4 +1,4 @@
-"""What the laws found, each as it was shrunk: `LAWS[law](…)` on just that."""
+"""Bugs that the laws have found: each test runs a law on the shrunk case; its docstring says what went wrong."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _file(name: str, method: str, *inputs: tuple[str, str | tuple[str, ...]], **
 
 
 def test_a_statistic_of_a_file_of_the_same_pass_is_of_what_was_made() -> None:
-    """`arcee_fusion` over a file looked at a buffer that nobody had filled."""
+    """`arcee_fusion` over a file of the same pass read a buffer that was not filled yet."""
     world = World(
         LLAMA, (_file("t0", "add", ("a", "s1"), ("b", "s1")), _file("t1", "arcee_fusion", ("a", "t0"), ("b", "s1")))
     )
@@ -75,7 +75,7 @@ def test_a_survey_of_what_folds_to_nothing() -> None:
 
 
 def test_records_that_are_lost_are_begun_anew_by_the_next_build() -> None:
-    """A stamp said that there was nothing to do, and the edit after that was refused as one by hand."""
+    """A stamp answered that nothing was to do; after the next edit, the output counted as changed by hand."""
     before = World(LLAMA, (_file("t0", "scale", ("a", "s0"), alpha="0.5"),))
     after = World(LLAMA, (_file("t0", "scale", ("a", "s0"), alpha="0.25"),))
     steps = (
@@ -86,7 +86,7 @@ def test_records_that_are_lost_are_begun_anew_by_the_next_build() -> None:
 
 
 def test_a_checkpoint_is_not_restored_from_the_same_tensors_in_safetensors() -> None:
-    """`plan` said that it would be, and the build then made it."""
+    """`plan` announced a restore, and the build then built it."""
     before = World(
         LLAMA,
         (
@@ -110,14 +110,14 @@ def test_what_the_store_keeps_for_two_targets_is_written_once() -> None:
 
 
 def test_a_folder_that_is_what_another_is_is_restored() -> None:
-    """`plan` said that it is built, though each of its files was to be restored."""
+    """`plan` announced a build, though all its files were restored."""
     one, other = (Target(name, "add", (("a", "s1"), ("b", "s1")), output=f"out/{name}/") for name in ("t0", "t1"))
     before = World(LLAMA, (_file("t2", "copy", ("a", "s1")),))
     LAWS["plan_says_what_build_does"]((Step("begin", before), Step("two folders", World(LLAMA, (one, other)))))
 
 
 def test_one_file_of_the_history_is_moved_to_one_place() -> None:
-    """`plan` counted no bytes for either of two targets that go back to what they both were."""
+    """`plan` counted no bytes for either of two targets that both go back to the same artifact."""
     one, other = (_file(name, "subtract", ("a", "s1"), ("b", "s2")) for name in ("t0", "t1"))
     before = World(LLAMA, (one, other))
     after = World((*LLAMA[:1], Source("s1", "llama", 1, patches=((0, 1),)), LLAMA[2]), (one, other))
@@ -125,7 +125,7 @@ def test_one_file_of_the_history_is_moved_to_one_place() -> None:
 
 
 def test_what_gets_another_header_is_kept_once_for_all_that_are_it() -> None:
-    """An edit that changes the inputs and none of what is made of them: two copies went to one temporary name."""
+    """After an edit that changes inputs but no result, two copies were written to one temporary name."""
     sources = (Source("s0", "plain", 0), Source("s1", "plain", 0))
     targets = tuple(
         Target(name, "", (), values=(("merge", ("net.0.*",)),), terms=(("0.3", "s1"), ("0.3", "s0")))
@@ -138,7 +138,7 @@ def test_what_gets_another_header_is_kept_once_for_all_that_are_it() -> None:
 
 
 def test_a_combination_that_an_operation_reads_is_computed_once() -> None:
-    """`plan` counted it again for a virtual target that is just that, and an intermediate one for who writes it."""
+    """`plan` counted it again for a virtual target that is this combination, and for the target that writes it."""
     one = Target("t0", "add", (("a", "s1"), ("b", "s1")))
     two = Target("t1", "add_opposite", (("a", "t0"), ("b", "t0"), ("c", "t0")), (("alpha", Decimal("0.3")),))
     same = World((LLAMA[0], replace(LLAMA[0], name="s1")), (one, two, replace(one, name="t2")))
@@ -161,7 +161,7 @@ def test_a_combination_of_two_that_are_made_alike_is_one_of_them() -> None:
 
 
 def test_a_number_that_a_rule_covers_may_have_no_value() -> None:
-    """Weights of 0 can't be normalized, and nobody asks it of those that a rule has; the evaluator divided by them."""
+    """Weights of 0 can't be normalized, but needn't be for tensors that a rule makes; the evaluator divided by them."""
     weights = (("weight", Table((("default", Decimal("0.3")), ("re:norm", Decimal(0))))),)
     rule = Rule(("re:norm",), "linear", (("weight", Decimal("0.3")),))
     target = Target("t0", "linear", (("models", ("s0", "s1")),), weights, "out/t0.safetensors", (rule,))

@@ -1,4 +1,4 @@
-"""No half of a model drops out silently: tensors of other names are refused, or named to the last one."""
+"""No part of a model is dropped silently: unknown tensors are refused, or each of them is counted in a notice."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def nonsense(tensors: Mapping[str, Tensor], chosen: set[str]) -> dict[str, Tenso
 
 
 def planned(root: Path, method: str, *, swapped: bool) -> tuple[tuple[str, ...], str]:
-    """Return the notices of a mix of `a` and `b`, or how it is refused; the files change places where swapped."""
+    """Return the notices of a mix of `a` and `b` and its error code; `swapped` exchanges the files."""
     one, other = ("two", "one") if swapped else ("one", "two")
     (root / "mergefile.toml").write_text(
         f'[sources]\na = "{one}.safetensors"\nb = "{other}.safetensors"\n'
@@ -48,7 +48,7 @@ def planned(root: Path, method: str, *, swapped: bool) -> tuple[tuple[str, ...],
 @examples(15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_random_half_under_other_names_is_refused_or_named(tmp_path: Path, method: str, data: st.DataObject) -> None:
-    """In either order of the inputs. Accepted, each tensor is counted in a sentence, on both sides."""
+    """In either order of the inputs. If the mix is accepted, notices count each unmerged tensor of both inputs."""
     kind = data.draw(st.sampled_from(sorted(MODELS)), "model")
     one, two = MODELS[kind](1), MODELS[kind](2)
     floats = [name for name, each in one.items() if each.is_floating_point()]
@@ -78,7 +78,7 @@ def test_a_random_half_under_other_names_is_refused_or_named(tmp_path: Path, met
 @examples(10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_an_extraction_names_what_it_finds_no_counterpart_for(tmp_path: Path, data: st.DataObject) -> None:
-    """Of layers; norms and biases are in no LoRA."""
+    """The notice counts weights of layers; norms and biases are in no LoRA."""
     one, two = llama(1), llama(2)
     matrices = [name for name, each in one.items() if each.dim() == 2 and "embed" not in name and name != HEAD]
     chosen = set(data.draw(st.permutations(matrices), "order")[: data.draw(st.integers(1, len(matrices)), "count")])

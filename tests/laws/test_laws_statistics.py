@@ -1,7 +1,7 @@
-"""Methods that look at whole tensors first, over what is made in the same pass: one law, for each of them by name.
+"""One law, for each method with a statistic: over inputs that the same pass makes.
 
-What such a method looks at is not in a file yet when it is made in one pass with what reads it. Built one by one, it
-is.
+In one pass, the input is not in a file yet when the statistic reads it. If targets are built one by one, it is in a
+file. Both must give the same bytes.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ _FILES = {"file": "out/file.safetensors", "checkpoint": "out/checkpoint.ckpt", "
 
 
 def _world(method: str) -> World:
-    """Return a method over what is made in the same pass, as its first input and as another one."""
+    """Return targets by a method whose first input, or another one, is made in the same pass."""
     sources = tuple(Source(f"s{seed}", "llama", seed, dtype="float32") for seed in range(3))
     targets = [
         Target(kind, "slerp", (("a", "s1"), ("b", "s2")), (("t", Decimal(f"0.{number}")), *_dtype(output)), output)
         for number, (kind, output) in enumerate(_FILES.items(), 4)
     ]
-    # what another target writes is not only made in memory
+    # this target writes the input to a file in the same pass
     targets.append(Target("written", "copy", (("a", "virtual"),), (("dtype", "float32"),), "out/written.safetensors"))
     row = METHODS[method]
     values: tuple[tuple[str, Any], ...] = tuple(
         (each.name, Decimal(_GIVEN[each.name])) for each in row.parameters if each.name in _GIVEN
     )
     if method.startswith("dare"):
-        values = (*values, ("rescale", "l1"))  # else nothing need be known
+        values = (*values, ("rescale", "l1"))  # otherwise it needs no statistic
     for kind in _FILES:
         for name, refs in ((f"{kind}-second", ("s0", kind, "s1")), (f"{kind}-first", (kind, "s0", "s2"))):
             rest = list(refs)
@@ -52,7 +52,7 @@ def _dtype(output: str) -> tuple[tuple[str, str], ...]:
 
 @pytest.mark.parametrize("method", STATISTICS)
 def test_what_is_looked_at_is_what_is_made(method: str) -> None:
-    """All at once, with one thread and with two, is one after another."""
+    """Building all targets at once, with one thread and with two, gives the same as building one after another."""
     world = _world(method)
     wanted = fresh(world)
     assert wanted.code == 0

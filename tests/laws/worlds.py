@@ -1,9 +1,9 @@
-"""A project as a value: small sources and targets, and how they are written down. Nothing of `mergebuild` is imported.
+"""A project as a value: small sources and targets, and the files that they are written to. Imports no `mergebuild`.
 
-A `World` is frozen and its `repr` is Python that makes it again, so a case that a law found can be pasted. What a
-source holds follows from a few words and seeds: two sources of one base share what they did not train, as fine-tunes
-do. What it is, its parameters by canonical name, is one thing (`tensors_of`), and how its file spells them another
-(`stored_of`).
+A `World` is frozen and its `repr` is Python that makes it again, so a case that breaks a law can be pasted. The values
+of a source follow from a few words and seeds: two sources of one base share the tensors that were not trained, like
+fine-tunes. `tensors_of` has the parameters of a source by canonical name, `stored_of` the tensors of its file, as its
+spelling names them.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ __all__ = [
 ]
 
 Value = Any
-"""A value of TOML: text, a flag, a `Decimal`, a tuple of such, or a `Table`."""
+"""A value of TOML: a string, a boolean, a `Decimal`, a tuple of these, or a `Table`."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of TOML, in order."""
+    """A table of TOML, with its keys in order."""
 
     items: tuple[tuple[str, Value], ...]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model. `base`: the seed of what it was trained from; `traits`: what is odd about it; see `tensors_of`."""
+    """A model. `base`: the seed of the model that it was trained from; `traits`: peculiarities, see `tensors_of`."""
 
     name: str
     family: str
@@ -65,13 +65,13 @@ class Source:
     form: str = "file"
     traits: tuple[str, ...] = ()
     patches: tuple[tuple[int, int], ...] = ()
-    """(number of a tensor, seed): tensors that were changed since."""
+    """(number of a tensor, seed): tensors that were changed by an edit."""
     path: str = ""
-    """Its own, where it is not named as the source is."""
+    """The name of its file without suffix; empty: the source's name."""
     spelling: str = ""
     """One of its family's, or two joined by `+`, the first a wrapper around the second; empty: canonical names."""
     nonsense: tuple[int, ...] = ()
-    """The tensors of its file, by number, that have names that nobody knows."""
+    """The numbers of the tensors of its file that have unknown names."""
 
     @property
     def place(self) -> str:
@@ -82,7 +82,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Rule:
-    """Another method, or other numbers, for some tensors. `method` empty: the target's own."""
+    """Another method, or other numbers, for some tensors. `method` empty: the target's method."""
 
     tensors: tuple[str, ...]
     method: str
@@ -99,16 +99,16 @@ class Target:
     values: tuple[tuple[str, Value], ...] = ()
     """Parameters, and keys such as `dtype` and `ema`."""
     output: str = ""
-    """A path; empty: it is virtual."""
+    """A path; empty: the target is virtual."""
     rules: tuple[Rule, ...] = ()
     axis: tuple[str, tuple[Decimal, ...]] | None = None
-    """Of a family: a parameter and its values."""
+    """For a family, a parameter and its values."""
     terms: tuple[tuple[str, str], ...] = ()
     components: tuple[tuple[str, Table], ...] = ()
 
     @property
     def refs(self) -> tuple[str, ...]:
-        """All that it reads, in order."""
+        """The names of all inputs, models of components and donors, in order."""
         found = inputs_of(self)
         for _, table in self.components:
             found += [value for key, value in table.items if key == "model"]
@@ -117,13 +117,13 @@ class Target:
 
     @property
     def members(self) -> tuple[str, ...]:
-        """The targets that it is: itself, or the members of the family."""
+        """The names of the family's members; without a family, its own name."""
         if self.axis is None:
             return (self.name,)
         return tuple(f"{self.name}@{self.axis[0]}={plain(value)}" for value in self.axis[1])
 
     def get(self, key: str, default: Value = None) -> Value:
-        """Return one of its values."""
+        """Return the value of a key."""
         return dict(self.values).get(key, default)
 
     def output_of(self, member: str) -> str:
@@ -140,7 +140,7 @@ def inputs_of(target: Target) -> list[str]:
 
 @dataclass(frozen=True)
 class Own:
-    """A method of the project's own: which of `PROGRAMS`, and a number in its text."""
+    """A method that the project declares: one of `PROGRAMS`, with a number in its text."""
 
     name: str
     program: str
@@ -154,24 +154,24 @@ class World:
     sources: tuple[Source, ...]
     targets: tuple[Target, ...]
     dtype: str = ""
-    """Of `[defaults]`."""
+    """The dtype of `[defaults]`."""
     methods: tuple[Own, ...] = ()
 
     def target(self, name: str) -> Target:
-        """Return the target of a name, or of a member's."""
+        """Return the target with a name, or the family of a member's name."""
         return next(each for each in self.targets if each.name == name.partition("@")[0])
 
     def source(self, name: str) -> Source | None:
-        """Return the source of a name."""
+        """Return the source with a name; None if there is none."""
         return next((each for each in self.sources if each.name == name), None)
 
     @property
     def outputs(self) -> dict[str, str]:
-        """The output of each target that has one, members one by one."""
+        """The output of each target, and of each member, that has one."""
         return {member: each.output_of(member) for each in self.targets if each.output for member in each.members}
 
     def renamed(self, names: Mapping[str, str]) -> World:
-        """Return the same with other names of sources and targets; where files lie does not change."""
+        """Return the same project with other names of sources and targets; paths of files stay."""
 
         def new(ref: str) -> str:
             head, mark, tail = ref.partition("@")
@@ -201,7 +201,7 @@ _MIXED = ("float32", "bfloat16", "float16")
 
 
 def _numbers(key: str, count: int, traits: Sequence[str]) -> list[float]:
-    """Return numbers that follow from a text: scattered as weights are, or ones with ties and zeros of both signs."""
+    """Return random numbers by a text as seed: normal, or with ties and zeros of both signs if the traits say so."""
     draw = random.Random(key)
     found = [draw.gauss(0, 1) for _ in range(count)]
     if "ties" in traits:
@@ -213,11 +213,12 @@ def _numbers(key: str, count: int, traits: Sequence[str]) -> list[float]:
 
 @lru_cache(maxsize=512)
 def tensors_of(source: Source) -> Mapping[str, Stored | Scaled]:
-    """Return what a source holds.
+    """Return the parameters of a source, by canonical name.
 
-    Traits: `mixed` dtypes; `missing` and `extra` tensors; `ema` copies; `ids` right and `broken-ids`; `ties` and
-    `zeros` among the values; `alike`: tensors of one shape are equal; `small`: trained little; `nan`: a value is none;
-    `scaled`: half of the matrices are 8-bit floats with scales; `tied`: names of the family's ties are no parameters.
+    Traits: `mixed` dtypes; `missing` and `extra` tensors; `ema` copies; correct position `ids`, or `broken-ids`; `ties`
+    and `zeros` among the values; `alike`: tensors of one shape are equal; `small`: trained only a little; `nan`: one
+    value is NaN; `scaled`: half of the matrices are 8-bit floats with scales; `tied`: the family's tied names are not
+    parameters.
     """
     family = FAMILIES[source.family]
     traits = source.traits
@@ -234,7 +235,7 @@ def tensors_of(source: Source) -> Mapping[str, Stored | Scaled]:
             continue
         own = str(shape) if "alike" in traits else name
         values = _numbers(f"{source.family} {source.base} {own}", count, traits)
-        if source.seed and number % 3 != 2:  # a third of the tensors was not trained, and is the base's
+        if source.seed and number % 3 != 2:  # a third of the tensors was not trained, and is equal to the base's
             tuned = _numbers(f"{source.family} {source.base} {source.seed} {own}", count, traits)
             share = 0.01 if "small" in traits else 0.5
             values = [one + share * other for one, other in zip(values, tuned, strict=True)]
@@ -257,7 +258,7 @@ def tensors_of(source: Source) -> Mapping[str, Stored | Scaled]:
 
 
 def root_of(world: World, name: str) -> Source | None:
-    """Return the source that comes first in what a target or a source is; None: it is none of a model."""
+    """Return the source that is the first input, followed down through targets; None if that is a LoRA."""
     while world.source(name) is None:
         name = inputs_of(world.target(name))[0]
     found = world.source(name)
@@ -265,9 +266,9 @@ def root_of(world: World, name: str) -> Source | None:
 
 
 def ties_of(source: Source) -> Mapping[str, str]:
-    """Return the names that are no parameters of a source, and the parameter that each is.
+    """Return the tied names of a source, with the parameter that each stands for.
 
-    A file that lacks a name is tied where no configuration beside it says that it is not.
+    A name that a file lacks is tied, unless a configuration beside the file says that it is not.
     """
     family, there = FAMILIES[source.family], tensors_of(source)
     is_told = source.form in ("folder", "shards") and "tied" not in source.traits
@@ -276,9 +277,10 @@ def ties_of(source: Source) -> Mapping[str, str]:
 
 
 def copies_of(source: Source) -> Mapping[str, str]:
-    """Return those of `ties_of` that its file holds all the same, with trait `copied`.
+    """Return the tied names that its file contains nevertheless: with the trait `copied`.
 
-    What is tied by the configuration's word alone is known to be so where there is one, or one place for both.
+    For names that are not tied in every model, a reader only knows that if there is a configuration beside the file, or
+    if both names share one storage (`.ckpt`).
     """
     family = FAMILIES[source.family]
     if "copied" not in source.traits:
@@ -296,7 +298,7 @@ def spelling_of(source: Source) -> Spelling:
 
 @lru_cache(maxsize=512)
 def stored_of(source: Source) -> Mapping[str, Stored]:
-    """Return what a source's file holds; names of one tensor hold the same object."""
+    """Return the tensors of a source's file; names of one tensor have the same object."""
     there = dict(tensors_of(source))
     there |= {name: there[other] for name, other in copies_of(source).items()}
     numbers = {name: each.numbers if isinstance(each, Scaled) else each for name, each in there.items()}
@@ -311,7 +313,7 @@ def stored_of(source: Source) -> Mapping[str, Stored]:
 
 
 def _add_odd(found: dict[str, Stored | Scaled], source: Source) -> None:
-    """Add position ids, right or averaged as floats once, and EMA copies."""
+    """Add position ids, correct ones or floats as a merge leaves them, and EMA copies, as the traits say."""
     if "broken-ids" in source.traits:
         ids = [each * (0.99 if source.seed % 2 else 1.0) for each in range(77)]
         found[_IDS] = Stored("float32", (1, 77), encode(ids, "float32"))
@@ -397,7 +399,7 @@ def _lines(target: Target) -> Iterator[str]:
 
 
 def mergefile(world: World) -> str:
-    """Return the text of a project."""
+    """Return the text of a project's mergefile."""
     lines = ["[defaults]", f"dtype = '{world.dtype}'"] if world.dtype else []
     lines += ["[sources]", *(f"{_key(each.name)} = '{each.place}'" for each in world.sources)]
     for own in world.methods:
@@ -457,9 +459,9 @@ KERNELS = {"METHOD": Kernel(lean, Statistic("mean", lambda call, inputs: Sum(), 
 """,
     ),
 }
-"""By name: the lines of a method's table, and its text; `NUMBER` in it is the project's own."""
+"""By name, the lines of a method's table, and its program; `NUMBER` in it is replaced by the project's number."""
 
 
 def program(own: Own) -> str:
-    """Return the text of a method of the project's own."""
+    """Return the program of a method that the project declares."""
     return PROGRAMS[own.program][1].replace("NUMBER", str(own.number)).replace("METHOD", own.name)
