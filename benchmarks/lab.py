@@ -133,9 +133,9 @@ class Lab:
         return made
 
     def compile(self) -> None:
-        """Compile the modules of the program under test, as installing does: a checkout's may be newer than that.
+        """Compile the modules of the program under test to bytecode, as an installation does.
 
-        Where nothing may write them (PYTHONDONTWRITEBYTECODE), each run would compile them anew.
+        Without that, with PYTHONDONTWRITEBYTECODE, each run would compile modules that changed since.
         """
         _quietly([self.python, "-m", "compileall", "-q", str(REPOSITORY / "mergebuild")])
 

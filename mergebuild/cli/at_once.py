@@ -1,7 +1,7 @@
-"""Answer a build with nothing to do before anything is parsed: neither the mergefile nor, mostly, the command line.
+"""Answers a build with nothing to do before the mergefile is parsed, and usually before click is imported.
 
-A stamp tells that there is nothing to do in less time than click takes to import. So a plain `mergebuild build`, with
-names of targets or without, is read here. Whatever else a command line says is for the command, which asks here, too.
+A stamp shows that there is nothing to do in less time than click takes to import. So a plain `mergebuild build`, with
+names of targets or without, is handled here. Any other command line is parsed by click; `build` then calls this too.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def is_answered(arguments: Sequence[str], settings: Settings) -> bool:
 
 
 def nothing_to_do(settings: Settings, targets: tuple[str, ...]) -> BuildResult | None:
-    """Return the answer to a build with nothing to do; None where that does not show at once."""
+    """Return the result of a build with nothing to do; None if the stamp doesn't show that."""
     named = targets_from_here(settings, targets)
     return Stamp(path_of_mergefile(settings), settings.overrides, settings.variables, named).answer()
 
 
 def show(settings: Settings, result: BuildResult) -> None:
-    """Print what a build comes to."""
+    """Print the result of a build."""
     is_told = not settings.quiet and not settings.as_json
     lines = build_lines(result, verbose=settings.verbose > 0, shown=shown_from_here(settings)) if is_told else []
     if result.profile is not None:

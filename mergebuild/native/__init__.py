@@ -128,7 +128,7 @@ class BlockScales(NamedTuple):
 
 
 Plain = tuple["Buffer", str]
-"""The bytes of some elements of a tensor as they lie in a file, and their dtype."""
+"""The bytes of some elements of a tensor as they are stored in a file, and their dtype."""
 
 Chunk = Plain | tuple["Buffer", str, BlockScales]
 """The same, and perhaps what the elements are multiplied by."""
@@ -441,7 +441,7 @@ class Ranking(NamedTuple):
     length: int
     """The number of elements of a row."""
     behind: int
-    """The distance of neighbouring elements of a row: as many rows are interleaved."""
+    """How many rows are interleaved: the next element of a row is this many elements further on."""
     stream: int
     """The key of the random numbers."""
     least: float

@@ -95,7 +95,7 @@ def _method(name: str, statistic: CompiledStatistic, grain: Grain = Grain.ELEMEN
 
 
 def _is_of_whole_tensors(call: Call) -> bool:
-    """Whether there is a Gram matrix: differences of columns may overflow though no value is infinite."""
+    """Return whether the statistic is a Gram matrix, which tells of infinite values: sums of columns may overflow."""
     return call.word("per") == "tensor"
 
 
@@ -105,7 +105,7 @@ def _row_of(call: Call) -> int:
 
 
 class _ProductsOfColumns:
-    """The products of the columns of two models, less those of a base if there is one, in float32."""
+    """The dot products of the columns of two models; a base, if there is one, is subtracted before, in float32."""
 
     def __init__(self, columns: int) -> None:
         self._products = ColumnProducts(columns)
@@ -115,7 +115,7 @@ class _ProductsOfColumns:
         self._products.add(chunks, count)
 
     def value(self) -> tuple[array[float], ...]:
-        """Return them, one array a product."""
+        """Return the products, one array per pair of models: a number per column."""
         totals = array("d", self._products.totals())
         columns = len(totals) // 3
         return tuple(totals[at : at + columns] for at in range(0, len(totals), columns))

@@ -1,8 +1,8 @@
-"""What LoRAs add to a tensor, row by row; see `methods/kernels/lora.py`.
+"""The deltas that LoRAs add to a tensor, row by row; see `methods/kernels/lora.py`.
 
-Compiled are products of two matrices (LoRA, convolutions with their kernels laid flat, embeddings of PEFT), two of them
-multiplied element by element (LoHa), and tensors that are added as they are. torch does what is left: contracted cores,
-Kronecker products, all that follows from the weight too, and factors of float64.
+The compiled form makes products of two matrices (LoRA, convolutions as matrices, embeddings of PEFT), two products
+multiplied element by element (LoHa), and tensors that are added unchanged. All others are made by torch: contracted
+cores, Kronecker products, deltas that also depend on the weight, and float64 factors.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _columns(shape: Sequence[int]) -> int:
 
 
 def takes(added: DeltaSum, shape: Sequence[int], dtypes: Sequence[str]) -> bool:
-    """Whether what is added to a tensor of a shape is made here, given the dtypes of all factors in their order."""
+    """Return whether the compiled form can make the deltas of a tensor, by its shape and the dtypes of all factors."""
     if len(dtypes) != sum(len(delta.factors) for delta in added.deltas):
         return False
     left = iter(dtypes)
@@ -76,7 +76,7 @@ def _takes(delta: ShapedDelta, shape: Sequence[int], dtypes: Sequence[str]) -> b
 
 
 def _fit(left: Sequence[int], right: Sequence[int], delta: ShapedDelta, shape: Sequence[int]) -> bool:
-    """Whether two factors can be multiplied, and make rows of a tensor of a shape."""
+    """Return whether two factors can be multiplied, and their product has rows of a tensor's shape."""
     (rows, rank), (other, columns) = matrix_of(left), matrix_of(right)
     return rank == other and (rows if dict(delta.facts).get("transposed") else columns) == matrix_of(shape)[1]
 
@@ -92,21 +92,21 @@ def applied(added: DeltaSum, shape: Sequence[int], factors: Sequence[Plain], roo
 
 
 class _ModuleRows(NamedTuple):
-    """What a module adds to some rows of a tensor."""
+    """The delta that a module adds to some rows of a tensor."""
 
     rows: tuple[int, int]
-    """The first of them, and the one behind the last."""
+    """The first of these rows, and the first one after them."""
     is_for_all: bool
-    """Whether these are all rows, and not named one by one."""
+    """Whether the module changes all rows of the tensor."""
     offset: int
-    """The row of what is made that lands in the first."""
+    """The row of the delta that is added to the first of these rows."""
     products: Sequence[MatrixProduct]
     """The products whose elementwise product has its rows; empty: the rows are those of `lying`."""
     scale: float
     lying: Plain
 
     def put(self, first: int, last: int, out: memoryview, *, add: bool) -> None:
-        """Put what it adds to some of its rows there, or add it to what is there."""
+        """Write the delta of the rows from `first` to before `last` to `out`, or add it to `out`."""
         span = (first + self.offset, last - first)
         if self.products and self.scale != 0:
             make_rows(self.products, self.scale, span, out, add=add)
@@ -157,7 +157,7 @@ class _Rows:
         self._room = memoryview(bytearray()) if room is None else room
 
     def made(self, _chunks: Sequence[Chunk], span: tuple[int, int]) -> Sequence[Chunk]:
-        """Return the rows (float32) that begin with an element, and have so many."""
+        """Return the rows of a span as float32: the index of its first element, and its number of elements."""
         start, count = span
         if len(self._room) < 4 * count:
             self._room = memoryview(bytearray(4 * count))

@@ -27,7 +27,7 @@ class Applied(NamedTuple):
 
     @property
     def is_given(self) -> bool:
-        """Whether it makes what it is given besides, as it is."""
+        """Whether it only copies the input that `more` computes."""
         return self.more is not None and not self.inputs and self.kernel == Prepared("linear", 0)
 
     @staticmethod

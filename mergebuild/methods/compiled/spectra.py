@@ -1,4 +1,4 @@
-"""Methods that see a tensor as a signal; see `methods/kernels/spectra.py`. That which sorts is compiled."""
+"""The method `top_k_tensor_sum`; see `methods/kernels/spectra.py`. Of that family, only it has a compiled form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mergebuild.native import Prepared, Region, arranged
 __all__ = ["COMPILED"]
 
 _SORTING = 24
-"""Bytes that each element takes to be sorted."""
+"""Bytes of memory that sorting takes per element."""
 
 
 def _top_k_tensor_sum(call: Call, _count: int, _state: object) -> Applied:
@@ -29,7 +29,7 @@ def _top_k_tensor_sum(call: Call, _count: int, _state: object) -> Applied:
 
 
 def _begin(_call: Call, _inputs: int) -> tuple[()]:
-    """Nothing but whether all values are finite must be known before."""
+    """Return an empty account: the statistic only makes the engine check that all values are finite."""
     return ()
 
 

@@ -1,6 +1,7 @@
-"""sd-mecha's longer forms of TIES; see `methods/kernels/ties_sums.py`, whose kernels see tensors whole.
+"""sd-mecha's longer forms of TIES; see `methods/kernels/ties_sums.py`, whose kernels get whole tensors.
 
-Here they are looked at first: for the cut of each delta, then, for a median, for the dot products of what agrees.
+The compiled forms get chunks, so they have a statistic: it finds the cut of each delta, then, for a median, the dot
+products of the elements that agree with the elected signs.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ __all__ = ["COMPILED"]
 _THINNING = struct.Struct("=QQqfI")
 """`struct thinning` of `native/ties_sums.inc`."""
 _LARGEST, _ALL, _NONE = range(3)
-"""What is kept of a delta there."""
+"""Which elements of a delta are kept, as in the same file."""
 _BY_COUNT, _CLAMPED = 1, 2
 """Bits of the kernels' options."""
 
 _State = tuple[tuple[Cut, ...], Matrix | None]
-"""The cut of each delta, if there are any, and the Gram matrix of what agrees, less the first's, if there is one."""
+"""The cut of each delta, if it has one; and for a median the Gram matrix of the agreeing deltas minus the first."""
 
 
 @dataclass(slots=True)
 class _CountedAgreement:
-    """Looks for the cuts of each delta first, then at what agrees."""
+    """The account of the statistic: finds the cut of each delta first, then adds up the deltas that agree."""
 
     selections: Sequence[CountedSelection]
     gram: GramMatrix | None
@@ -65,7 +66,7 @@ def _look(call: Call, account: _CountedAgreement, chunks: Sequence[Chunk], span:
 
 
 def _agreed(call: Call, cuts: Sequence[Cut], chunks: Sequence[Chunk], span: tuple[int, int], position: int) -> Chunk:
-    """Return what agrees of a model's delta."""
+    """Return the elements of a model's delta that agree with the elected signs; the others are 0."""
     room = bytearray(4 * span[1])
     numbers = packed([1.0]) + _thinnings(call, cuts, len(chunks) - 1)
     apply(Prepared("agreed", _vote(call) | position << 1, numbers), chunks, room, "float32", span)
@@ -85,12 +86,12 @@ def _end(_call: Call, account: _CountedAgreement) -> _State:
 
 
 def _thinnings(call: Call, cuts: Sequence[Cut], models: int) -> bytes:
-    """Return what is kept of each delta."""
+    """Return the `struct thinning` of each delta."""
     return b"".join(_thinning(call, each, cuts[each] if cuts else None) for each in range(models))
 
 
 def _thinning(call: Call, position: int, cut: Cut | None) -> bytes:
-    """Return what is kept of a model's delta: without a cut, all or nothing."""
+    """Return the `struct thinning` of a model's delta; without a cut, it keeps all or nothing."""
     stream, threshold = 0, 1 << 32
     if "keep" in call.arguments:
         stream = key_of(int(call.number("seed")), call.tensor, position + 1)
@@ -120,12 +121,12 @@ def _apply(call: Call, count: int, state: _State) -> Applied:
 
 
 def _takes(call: Call, _count: int) -> bool:
-    """Whether no ranks over the whole tensor are needed."""
+    """Return whether the method can be made without ranks over the whole tensor."""
     return call.count <= MOST_KEYS and not ("epsilon" in call.arguments and call.number("epsilon"))
 
 
 def _form(*arguments: str) -> CompiledMethod:
-    """Return the form of a method; `arguments`: what decides besides about what is kept."""
+    """Return the form of a method. `arguments`: further parameters that its statistic depends on."""
     statistic = CompiledStatistic(
         "cuts and what agrees", _begin, _look, _end, _turn, arguments=("density", "vote", "end", *arguments)
     )
