@@ -97,7 +97,7 @@ _TILE = 2048
 """Elements that are computed together."""
 
 _COLUMN_BLOCK = 65_536
-"""About so many values are a block of sums of columns."""
+"""The size of a block of sums of columns is about this many values."""
 
 ROWS_TOGETHER = 8
 """The most rows of a product that are made at once (`STRIP` in `products.h`)."""
@@ -113,9 +113,10 @@ class Seen(NamedTuple):
 
 
 class BlockScales(NamedTuple):
-    """What the elements of a tensor of 8-bit floats are multiplied by, before anything else is done with them.
+    """The scales by which the elements of a tensor of 8-bit floats are multiplied, before anything else is computed.
 
-    They stand in rows of `columns`, with a scale for each block of these, row by row; blocks at the ends may be cut.
+    The elements are a matrix with rows of `columns`, divided into blocks with a scale each, in row order; blocks at the
+    ends may be smaller.
     """
 
     data: Buffer
@@ -131,7 +132,7 @@ Plain = tuple["Buffer", str]
 """The bytes of some elements of a tensor as they are stored in a file, and their dtype."""
 
 Chunk = Plain | tuple["Buffer", str, BlockScales]
-"""The same, and perhaps what the elements are multiplied by."""
+"""The same, and perhaps the scales of the elements."""
 
 
 def _input(chunk: Chunk, state: bytearray | None = None) -> _compiled.Input:
@@ -244,7 +245,7 @@ def make_rows(
 
 
 class ColumnProducts:
-    """Sums over the first dimension, for each place behind it: <x, x>, <x, y> and <y, y> of two vectors each.
+    """The dot products <x, x>, <x, y> and <y, y> of the columns x and y of two matrices, for each column.
 
     In float64, in the order of `ColumnSums` of `methods/kernels/reduction.py`.
     """
@@ -252,12 +253,12 @@ class ColumnProducts:
     __slots__ = ("_sums",)
 
     def __init__(self, columns: int) -> None:
-        """Begin with so many columns, at least one, and no rows."""
+        """Begin with no rows. `columns`: the number of columns, at least 1."""
         rows = 1 << max(0, (_COLUMN_BLOCK // columns).bit_length() - 1)
         self._sums = _compiled.columns_begin(columns, rows * columns)
 
     def add(self, chunks: Sequence[Chunk], count: int) -> None:
-        """Add the next `count` elements of two inputs; of three, the differences in float32 from the first of them."""
+        """Add the next `count` elements of two inputs. If there are three, the first is subtracted, in float32."""
         _compiled.columns_add(self._sums, tuple(map(_input, chunks)), count)
 
     def totals(self) -> bytearray:
@@ -266,35 +267,36 @@ class ColumnProducts:
 
 
 def cosines_of_columns(products: ColumnProducts) -> tuple[bytearray, float]:
-    """Return the cosine of each column (float64), and that of all of them together; the products are used up."""
+    """Return the cosine of each column (float64), and that of all columns together. Nothing can be added afterwards."""
     return _compiled.columns_cosines(products.totals())
 
 
 def arcs_of_columns(totals: bytearray, rest_of_t: float, t: float) -> bytearray:
-    """Return how nuslerp goes to the share `t` of each column's angle: the rests, then the shares, float32.
+    """Return the factors of nuslerp for each column (`struct arc` of `rows.inc`), float32: all rests, then all shares.
 
     Args:
-        totals: of `ColumnProducts`.
+        totals: The totals of `ColumnProducts`.
         rest_of_t: 1 - t.
-        t: the share.
+        t: The share of the angle.
     """
     return _compiled.columns_arcs(totals, rest_of_t, t)
 
 
 class Region(NamedTuple):
-    """Of a tensor's magnitudes, from the smallest up, those from one place to before another; or all others."""
+    """A range of a tensor's magnitudes, sorted from the smallest: from `begin` to before `end`, or all outside it."""
 
     begin: int
     end: int
     is_outside: bool
     is_strict: bool
-    """Whether those as large as the last before it are left out."""
+    """Whether magnitudes equal to the last one before the range are left out."""
 
 
 def arranged(pair: Sequence[Chunk], count: int, region: Region) -> Chunk:
-    """Return all `count` values of the first of two tensors, those of a region in the order of the second's values.
+    """Return the `count` values of the first of two tensors, with those of a region moved, as float32.
 
-    Neither has a NaN. Less than 2**32 values.
+    A value of the region goes to the index at which the second tensor has its value of the same rank. Neither tensor
+    may have a NaN, nor 2**32 values.
     """
     room, out = bytearray(20 * count), bytearray(4 * count)
     begin, end, is_outside, is_strict = region

@@ -30,9 +30,9 @@ enum dtype { FLOAT64, FLOAT32, FLOAT16, BFLOAT16, FLOAT8_E4M3FN, FLOAT8_E5M2, DT
 
 struct xxh3_state; /* xxh3.h */
 
-/* What a tensor's elements are multiplied by: in rows of `columns`, one scale for each block of them, row by row. */
+/* The scales of a tensor's elements, which are a matrix with rows of `columns`: one per block, in row order. */
 struct scales {
-    const unsigned char *bytes; /* NULL: there are none */
+    const unsigned char *bytes; /* NULL: the tensor has no scales */
     enum dtype dtype;
     uint64_t columns, block_rows, block_columns;
     uint64_t first; /* the index in the tensor of the source's first element */
@@ -52,11 +52,11 @@ struct call {
     size_t number_count;
     int64_t option;
     uint64_t start; /* the index in the tensor of the first element of the call */
-    size_t row;     /* of a kernel of rows: elements of a row; else 0 */
-    double *room;   /* of a kernel of rows: room for its work, `ROW_ROOM` */
+    size_t row;     /* for a kernel of rows, the number of elements of a row; else 0 */
+    double *room;   /* for a kernel of rows, scratch memory for `ROW_ROOM` values */
 };
 
-/* Float64 values of room that a kernel of rows gets, for so many inputs. */
+/* The size of a kernel of rows' scratch memory, in float64 values. */
 #define ROW_ROOM(inputs, row) (((inputs) + 3) * (row))
 
 /* Makes `count` values of `out`, at most TILE, from as many values of each input. `at` is the index of the first of them
@@ -111,16 +111,16 @@ struct running_sum {
 /* Of a tensor's magnitudes, from the smallest up, those from one place to before another; or all others. */
 struct region {
     uint64_t begin, end;
-    int is_strict; /* whether those as large as the last before it are left out */
+    int is_strict; /* whether magnitudes equal to the last one before the range are left out */
     int is_outside;
 };
 
-/* Sums of products over the first dimension: `columns.inc`. Behind the totals, room for a block of each product. */
+/* Sums of products over the first dimension: `columns.inc`. After the totals comes a block of values for each product. */
 struct column_sums {
     uint64_t columns;
-    uint64_t block; /* values of a block */
-    uint64_t fill;  /* values of the block that came */
-    double totals[]; /* <x, x> of each column, <x, y>, <y, y> */
+    uint64_t block; /* the number of values of a block */
+    uint64_t fill;  /* how many values of the current block have been added */
+    double totals[]; /* <x, x> of each column, then <x, y>, then <y, y> */
 };
 
 /* Counts of values that were rounded to a dtype. */

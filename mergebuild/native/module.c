@@ -100,8 +100,8 @@ static struct xxh3_state *take_hash(struct held *held, PyObject *object, int fla
     return NULL;
 }
 
-/* Read what `count` elements are multiplied by: (buffer, dtype, columns, rows of a block, columns of a block, the index of
- * the first element). */
+/* Read the scales of `count` elements: (buffer, dtype, columns, rows of a block, columns of a block, the index of the first
+ * element). */
 static int take_scales(struct held *held, PyObject *given, Py_ssize_t count, struct scales *scales) {
     PyObject *object;
     int dtype;
@@ -127,8 +127,8 @@ static int take_scales(struct held *held, PyObject *given, Py_ssize_t count, str
     return -1;
 }
 
-/* Read inputs from a tuple of tuples: a buffer of at least `count` elements, a dtype's number, and perhaps a hash's state,
- * and what the elements are multiplied by. */
+/* Read inputs from a tuple of tuples: a buffer of at least `count` elements, a dtype's number, and perhaps a hash's state
+ * and the scales of the elements. */
 static int take_inputs(struct held *held, PyObject *pairs, Py_ssize_t count, struct source *sources, size_t *taken) {
     const Py_ssize_t length = PyTuple_Check(pairs) ? PyTuple_Size(pairs) : -1;
     if (length < 0 || length > MOST_INPUTS) {
@@ -206,7 +206,7 @@ static void *take_room(struct held *held, PyObject *object, size_t size, size_t 
     return NULL;
 }
 
-/* Take room for a kernel of rows: float64 values for its work, then a tile of each input and of the result. */
+/* Return the scratch memory for a kernel of rows: its float64 values, then a tile of each input and of the result. */
 static int take_rows(struct held *held, PyObject *object, struct work *work, size_t count) {
     const size_t row = work->call.row, tile = row > TILE ? row : TILE;
     if (row > SIZE_MAX / (16 * (MOST_INPUTS + 3)) || count % row != 0) {
@@ -690,7 +690,7 @@ static PyObject *product_rows(PyObject *Py_UNUSED(module), PyObject *arguments) 
     Py_RETURN_NONE;
 }
 
-/* Take sums of columns that `columns_begin` has made: NULL where it can't be such. */
+/* Return sums of columns that `columns_begin` has made; NULL, with an exception, if it can't be such. */
 static struct column_sums *take_columns(struct held *held, PyObject *object) {
     struct column_sums *sums = take_room(held, object, sizeof *sums, sizeof(double));
     if (sums == NULL) return NULL;
@@ -745,7 +745,7 @@ static PyObject *columns_add(PyObject *Py_UNUSED(module), PyObject *arguments) {
     Py_RETURN_NONE;
 }
 
-/* columns_end(sums) -> float64: <x, x> of each column, <x, y>, <y, y>; nothing can be added any more */
+/* columns_end(sums) -> float64: <x, x> of each column, <x, y>, <y, y>; nothing can be added afterwards */
 static PyObject *columns_end(PyObject *Py_UNUSED(module), PyObject *object) {
     struct held held = {.count = 0};
     PyObject *result = NULL;
@@ -767,7 +767,7 @@ static double *take_totals(struct held *held, PyObject *object, size_t *columns)
     return totals;
 }
 
-/* columns_cosines(totals) -> (the cosine of each column in float64, that of all); the totals are used up */
+/* columns_cosines(totals) -> (the cosine of each column in float64, that of all columns together); overwrites the totals */
 static PyObject *columns_cosines(PyObject *Py_UNUSED(module), PyObject *object) {
     struct held held = {.count = 0};
     size_t columns = 0;
