@@ -48,6 +48,8 @@ class KnownAnswer(NamedTuple):
 
     files: Sequence[Sequence[Any]]
     """For each file and folder, its path and its stat data."""
+    absent: Sequence[str]
+    """The paths at which a file would be part of a source, such as the `adapter_config.json` of a LoRA."""
     epochs: Sequence[Sequence[Any]]
     """For each device, its number and its epoch."""
     targets: Sequence[Sequence[Any]]
@@ -57,6 +59,7 @@ class KnownAnswer(NamedTuple):
     def of(
         cls,
         files: Iterable[Path],
+        absent: Iterable[Path],
         folders: Iterable[Path],
         targets: Sequence[TargetResult],
         *,
@@ -70,13 +73,13 @@ class KnownAnswer(NamedTuple):
 
         Args:
             files: Every source and output that the answer follows from.
+            absent: Paths at which nothing was, and a file would be part of a source.
             folders: Those that outputs are in.
             targets: The answer.
             since: A moment before any of the files was read.
             placed: The outputs that this build published, with their stat data recorded then.
             holds: Called after the stat data were read: whether the sources are those that the answer follows from, and
-                no killed build left
-                anything in the folders.
+                no killed build left anything in the folders.
         """
         own_times = {str(path): state for path, state in placed.items()}
         if placed:  # their folders have changed, too
@@ -92,6 +95,7 @@ class KnownAnswer(NamedTuple):
             return None
         return cls(
             [[path, *state] for path, state in states.items()],
+            list(map(str, absent)),
             [[device, epoch(device)] for device in {state[0] for state in states.values()}],
             [[each.target, each.output, each.artifact, each.tensors_reused, each.notices] for each in targets],
         )
@@ -102,8 +106,10 @@ class KnownAnswer(NamedTuple):
         Raises:
             OSError: a file or folder is missing.
         """
-        return all(_state_of(path) == state for path, *state in self.files) and all(
-            epoch(device) == known for device, known in self.epochs
+        return (
+            all(_state_of(path) == state for path, *state in self.files)
+            and not any(map(os.path.lexists, self.absent))
+            and all(epoch(device) == known for device, known in self.epochs)
         )
 
     def result(self, began: float) -> BuildResult:
@@ -151,7 +157,7 @@ class Stamp:
             os.stat(os.path.join(self.store, _STATE))  # without the database, a build must record the outputs again
             if any(_text_of(path) != text for path, text in kept["texts"]):
                 return None
-            answer = KnownAnswer(kept["files"], kept["epochs"], kept["targets"])
+            answer = KnownAnswer(kept["files"], kept["absent"], kept["epochs"], kept["targets"])
             return answer.result(began) if answer.holds() else None
         except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
             return None

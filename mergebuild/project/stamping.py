@@ -7,7 +7,7 @@ records.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,7 +80,8 @@ def _known_answer(
         results = [fresh[name][0] for name in names]
         placed = {row.path: row.identity for name, (_, row) in fresh.items() if name in made and row.identity}
     needed = _sources_below(recipe, names)
-    watched = [path for name in needed for path in session.sources.file(name).model.watched]
+    decisive = {path: state for name in needed for path, state in _opened_from(session, name).items()}
+    watched = [path for path, state in decisive.items() if state is not None]
     planned = [plan.by_name[name].judgement.description for name in names if name in plan.by_name]
     folders = {made.goal.path for made in planned if made.is_folder}
     files = [*watched, *(path for path in outputs if path and path not in folders)]
@@ -91,7 +92,13 @@ def _known_answer(
     def holds() -> bool:
         return not any(left_over(*placed)) and not session.sources.changed(needed)
 
-    return KnownAnswer.of(files, around, results, since=since, placed=placed, holds=holds)
+    absent = [path for path, state in decisive.items() if state is None]
+    return KnownAnswer.of(files, absent, around, results, since=since, placed=placed, holds=holds)
+
+
+def _opened_from(session: Session, name: str) -> Mapping[Path, Identity | None]:
+    session.sources.file(name)  # a target that is known at once to be up to date may not have needed it
+    return session.sources.opened_from(name)
 
 
 def _may_be_stamped(session: Session, stamp: Stamp, names: Sequence[str]) -> bool:

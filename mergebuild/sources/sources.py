@@ -203,6 +203,10 @@ class Sources:
         row = SourceRow(source.remembered_by, checksums, source.content, sha256, source.autov3, epoch)
         self._memory.remember_source(row)
 
+    def opened_from(self, name: str) -> Mapping[Path, Identity | None]:
+        """Return the stat data of everything that decided what an opened source is; None: nothing was at that path."""
+        return self._seen[name].states
+
     def opened(self) -> list[str]:
         """Return the names of the sources opened so far."""
         return list(self._files)

@@ -227,8 +227,8 @@ def test_a_file_that_changed_since_the_build_began_is_not_stamped(mix: Lab, name
     project = mix.project
     mix.edit_in_place(name)
     project.build()
-    assert [str(each.verdict) for each in project.build().targets] == ["up-to-date"]
     assert not (mix / ".mergebuild/stamps").exists()
+    assert [str(each.verdict) for each in project.build().targets] == ["up-to-date"]
 
 
 def test_an_output_that_changed_since_the_build_began_is_not_stamped(mix: Lab) -> None:
@@ -312,3 +312,15 @@ def test_without_records_it_is_no_answer(mix: Lab) -> None:
     mix.build()
     mix.write(MIX.replace("0.5", "0.25"))
     assert mix.verdicts() == {"mix": "built"}
+
+
+def test_a_configuration_that_appears_beside_a_source_voids_the_stamp(mix: Lab) -> None:
+    """Of an adapter it is a part, and gives it its alpha."""
+    assert answers(mix)
+    (mix / "adapter_config.json").symlink_to("elsewhere.json")
+    assert not answers(mix)
+    (mix / "adapter_config.json").unlink()
+    mix.build()
+    mix.settle()
+    mix.build()
+    assert answers(mix)
