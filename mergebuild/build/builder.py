@@ -114,10 +114,10 @@ class Builder:
         self._outcomes.remember()
 
     def _can_be_finished(self, action: FileAction, written: WrittenFile) -> bool:
-        """Whether a file that was written at first sight lacks only its header; else it is made in the ordinary way.
+        """Whether a file that was written at first sight lacks only its header; if not, it is made in the ordinary way.
 
-        The room for the header may have another size, if two sources turned out to be equal. A file that reads a target
-        that is made in the ordinary way is made after that.
+        False if the room left for the header has the wrong size, as when two sources turned out to be equal, or if the
+        file reads a target that is not finished yet, as that one is made in the ordinary way, too.
         """
         fits = len(action.content.header_bytes) == written.header_size
         by_name = self._outcomes.plan.by_name

@@ -87,7 +87,7 @@ class Folders:
         return None if refused else foreign
 
     def _tell(self, folder: FolderAction, aside: Sequence[Path], left: Path | None) -> None:
-        """Emit what happened to files in a folder that are not ours."""
+        """Emit notices: where files that are not ours were put aside, and where the former folder still is (`left`)."""
         shown = folder.judgement.description.shown
         for place in aside:
             self._context.emit(Notice(f"what was in {shown} and is not ours is kept as {place}"))

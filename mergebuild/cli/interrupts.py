@@ -24,8 +24,8 @@ from mergebuild.system import scratch, spans
 __all__ = ["PATIENCE", "Ending"]
 
 PATIENCE = 0.5
-"""Seconds from a request to the forced end. Users are promised an end within two: on a busy machine the rest may pass
-before the watcher gets the interpreter, and before the operating system has freed some gigabytes."""
+"""Seconds from a request to the forced end. Users are promised an end within two seconds: on a busy machine
+the watcher may have to wait for Python's global lock, and the operating system takes time to free some gigabytes."""
 
 _LAST_WORDS = 0.3
 """Seconds that the watcher waits for the message to be written: a pipe that is not read would block it for ever."""

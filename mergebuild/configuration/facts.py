@@ -95,7 +95,7 @@ def _stretching(said: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def _first(config: Config, keys: Sequence[str]) -> tuple[str, object]:
-    """Return the first of some members that a configuration has, and its value."""
+    """Return the first of `keys` that has a value in `config`, and the value; if none has, the first key and None."""
     return next(((key, config[key]) for key in keys if config.get(key) is not None), (keys[0], None))
 
 

@@ -25,7 +25,7 @@ _QUANTIZATION: Final = "quantization"
 
 
 class _JsonMember(NamedTuple):
-    """A member of a JSON object: its key, and where in the text its key and its value begin and where it ends."""
+    """A member of a JSON object: its key, and the indexes in the text where key and value begin and the value ends."""
 
     key: str
     begin: int

@@ -181,9 +181,9 @@ def _shape_mismatch(
 
 
 def _what_differs(target: Target, name: str, specs: Sequence[Spec]) -> str:
-    """Return a sentence about a tensor with several shapes.
+    """Return the sentence of an error about a tensor that has several shapes in the inputs.
 
-    If it has a row for each token, that vocabularies differ.
+    If it has a row for each token and only the numbers of rows differ, the sentence says that the vocabularies do.
     """
     counts = [spec.shape[0] for spec in specs if spec.shape]
     if is_of_tokens(name) and len({spec.shape[1:] for spec in specs}) == 1 and len(counts) == len(specs):

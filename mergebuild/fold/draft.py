@@ -29,7 +29,7 @@ Pattern = tuple[Usage, ...]
 
 
 class Scope(NamedTuple):
-    """Which tensors a target makes itself, if its rules and components make others."""
+    """Which tensors of a target its own method makes, or one rule does; other rules and components make the rest."""
 
     names: frozenset[str] | None = None
     """The tensors that it makes; None: all."""

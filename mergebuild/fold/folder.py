@@ -53,7 +53,8 @@ __all__ = ["Folding"]
 
 _ZERO = Fraction(0)
 _DEEPEST = 100
-"""The most operations on top of each other that are computed in memory: each waits for those below it."""
+"""The longest chain of operations, each of which needs the result of the one before, that one pass computes in
+memory."""
 
 
 class _Alike(NamedTuple):

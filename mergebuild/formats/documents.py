@@ -80,11 +80,11 @@ def _parsed(raw: bytearray, shown: str, *, is_strict: bool) -> object:
 
 
 def is_own(path: Path, folder: Path, within: Sequence[Path] = ()) -> bool:
-    """Return whether a path inside a folder leads to a place that belongs to the folder's owner.
+    """Return whether a path inside a model folder, with links followed, ends where the folder's owner keeps models.
 
-    Such places are the folder itself, the cache that it is part of, and the folders `within` (the project, the user's
-    folder of models), but not hidden files in these, such as keys. The caches of DVC and git-annex are hidden but hold
-    models.
+    Such places are the folder itself, files of models in Hugging Face's cache (the one that contains the folder, and
+    this user's), and the folders `within` (the project, the user's folder of models). Hidden files in `within`, such as
+    keys, do not count, except in the caches of DVC and git-annex, which hold models.
     """
     real, home = (Path(os.path.realpath(each)) for each in (path, folder))  # loops of links raise nothing
     if real.is_relative_to(home):

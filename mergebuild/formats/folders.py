@@ -273,7 +273,11 @@ def _variants(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _only_one(place: FolderPlace, names: frozenset[str]) -> str:
-    """Return the only file of weights in a folder without a file of a known name."""
+    """Return the file of weights in a folder that has none with a usual name: the only file of some format.
+
+    Raises:
+        SourceError: there are several, or none.
+    """
     for each in FILES:
         named = (name for name in names if name.lower().endswith(each.read_suffixes))
         found = sorted(name for name in named if not _LEFTOVERS.fullmatch(name))

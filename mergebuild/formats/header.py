@@ -230,7 +230,7 @@ def _check_end(end: int, file_size: int) -> None:
 
 
 def _parse(raw: bytearray, file_size: int) -> Header:
-    """Return what the JSON says of a file with this size, every rule checked."""
+    """Parse the JSON of a header, and check every rule. `file_size`: of the whole file, in bytes."""
     if raw.count(b"{") + raw.count(b"[") > _MOST_BRACKETS:
         raise BrokenRuleError("header-too-large", f"has a header of more than {_MOST_BRACKETS:,} lists and objects")
     document = _document(raw)

@@ -166,9 +166,8 @@ class Packing(Protocol):
             fd: The file, open for reading and writing.
 
         Returns:
-            All bytes between and after tensors, `fixed` or not, with their offsets, ascending. If `fixed` is empty this
-                is
-            not called, and there are none.
+            All bytes between and after tensors, those of `fixed` included, with their offsets, ascending. A file whose
+                `fixed` is empty has no such bytes, and this is not called for it.
         """
 
 
@@ -352,7 +351,7 @@ def texts_as_json(texts: Mapping[str, str]) -> str:
 
     A fast path: thousands of headers have one.
     """
-    quoted = encode_basestring  # what an encoder would call for each string
+    quoted = encode_basestring  # the function by which `json` itself quotes a string
     return f"{{{','.join([f'{quoted(key)}:{quoted(text)}' for key, text in texts.items()])}}}"
 
 

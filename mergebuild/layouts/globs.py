@@ -28,8 +28,8 @@ __all__ = ["Glob", "SortedNames", "is_glob"]
 
 _WILD: Final = re.compile(r"[*?\[]")
 _FEW: Final = 4096
-"""Up to this product of both lengths (of the name and of a piece with sets), a regular expression is faster than
-bits."""
+"""A piece with wildcards is searched with a regular expression if its length times the name's is at most this, and with
+bits if it is more: each is faster there."""
 
 
 def is_glob(text: str) -> bool:

@@ -398,7 +398,10 @@ class _Matching:
 
 
 def _take_scales_for_weights(modules: dict[str, dict[_Role, str]], names: Names) -> None:
-    """Treat the `scale` of a norm as a weight: files of Flux's authors contain new ones."""
+    """Treat a tensor `….scale` as a new weight if the model has a norm with a weight of that name.
+
+    LoRAs by the authors of Flux contain such weights.
+    """
     for module, have in list(modules.items()):
         name = have.get(("scale", "scale"))
         if name is not None and len(have) == 1 and name in names.modules:

@@ -126,7 +126,7 @@ class Cuts(ABC, Generic[H]):
 
 
 def value_of(key: int) -> float:
-    """Return the float32 that has this key, one that `ordered_keys` or `magnitude_keys` of a torch kernel makes."""
+    """Return the float32 whose key this is, as `ordered_keys` or `magnitude_keys` of `kernels/selection.py` make it."""
     bits = key if key >= 0 else key ^ _WITHOUT_SIGN
     found: float = struct.unpack("=f", struct.pack("=i", bits))[0]
     return found

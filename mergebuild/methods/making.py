@@ -165,9 +165,9 @@ class Making:
         return ()
 
     def module_arguments(self, arguments: Arguments) -> Arguments | None:  # noqa: ARG002
-        """Return the arguments that the tensors of a LoRA's module share. One computation makes them together.
+        """Return the arguments by which tensors of one module of a LoRA are known: one computation makes them all.
 
-        None: each tensor is a computation of its own.
+        Tensors belong together if these arguments and the inputs are equal. None: each tensor is computed by itself.
         """
         return None
 

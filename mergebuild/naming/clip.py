@@ -56,7 +56,7 @@ def in_text_model(state: State) -> State:
 
 
 def only_text(state: State) -> Mapping[str, Renamed]:
-    """Return the tensors of a text encoder without projection, unchanged."""
+    """Return the tensors of `text_model`, unchanged. Others, such as the projection, are left out."""
     parts = ("text_model.embeddings.", "text_model.encoder.layers.", "text_model.final_layer_norm.")
     return {name: renamed(stored) for name, stored in state.items() if name.startswith(parts)}
 

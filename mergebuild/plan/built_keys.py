@@ -63,9 +63,10 @@ class Owner(NamedTuple):
 
 
 def packed_keys(tensors: Tensors, intermediates: Iterable[Tensors] = ()) -> PackedKeys:
-    """Return the keys of a target's tensors for the store.
+    """Return the keys of a target's tensors, packed for the store.
 
-    `intermediates`: the tensors that virtual targets below it make by operations.
+    `intermediates`: for each virtual target that it reads, directly or through others, and that makes tensors by
+    operations, these tensors.
     """
     below = [part for each in intermediates for part in (each.packed_inputs, _lines(each))]
     return PackedKeys(_framed([_lines(tensors)]), _framed([tensors.packed_inputs, *below]))

@@ -62,7 +62,7 @@ class SurveyedTensor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SurveyKey:
-    """A survey: what a method must know of several tensors together, which form one of its scopes."""
+    """A survey of one scope of a method: which tensors it looks at, and the key of what it finds."""
 
     key: bytes
     """Its digest."""

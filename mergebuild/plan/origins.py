@@ -54,7 +54,7 @@ class Origins:
         return self._sources_by_digest.get(digest)
 
     def digest(self, owner: str, tensor: str) -> bytes:
-        """Return the digest of a tensor of a source that is hashed, or of a target that is described."""
+        """Return the digest of a source's or target's tensor. A source must be hashed, a file target added."""
         return self._origin(owner, tensor).digest
 
     def dtype(self, digest: bytes) -> str | None:

@@ -91,7 +91,7 @@ class _Telling:
         return tuple(dict.fromkeys(found.values()))
 
     def _foreseen(self, file: FileAction) -> Iterator[TensorWork]:
-        """Yield what the forms of a target say, as long as its sources are not hashed."""
+        """Yield what will be done for each tensor of a file, by its form alone, as the sources are not hashed yet."""
         blueprint, tensors = file.description.blueprint, file.content.header.tensors
         for name, info in tensors.items():
             parameter = blueprint.copies.get(name, name)

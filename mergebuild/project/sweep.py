@@ -267,7 +267,11 @@ class Sweeper:
         return output not in going and self._owning.maker(output) in (None, record.target)
 
     def _copies(self, cleaned: Sequence[Record]) -> list[ArtifactRow]:
-        """Return the store's copies of what is removed, except those that another output or target is equal to."""
+        """Return the store's copies of the artifacts that are removed.
+
+        Left out are artifacts that another output has as well, or that are recorded for a virtual target that stays or
+        for a target of another project.
+        """
         going = {row.id for row in self._going}
         gone = {record.target for record in cleaned}
         kept = [record for record in self._ledger.records() if record.output is None and record.target not in gone]

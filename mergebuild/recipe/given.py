@@ -28,7 +28,7 @@ _NAME = "the mergefile"
 _DEEPEST = 50
 """Deeper than any real value; a table that contains itself would never end."""
 _MOST_VALUES = 400_000
-"""As for files."""
+"""The most values of a mergefile given by a program; the files of a project have the same limit."""
 _BARE = re.compile(r"[\w-]+", re.ASCII)
 
 

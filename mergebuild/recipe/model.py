@@ -283,7 +283,7 @@ class Target:
 
     @property
     def has_only_its_output(self) -> bool:
-        """Whether the store keeps no copy of it: `cache = false`. A virtual target is only in the store."""
+        """Whether it has an output, and the store keeps no copy of that (`cache = false`)."""
         return not self.cache and self.output is not None
 
 

@@ -323,7 +323,10 @@ class Recipe:
                 Walk(self._read, problems).from_(name)
 
     def _read(self, name: str, problems: Problems) -> tuple[tuple[str, At], ...] | None:
-        """Read a target and return what it needs besides sources; None if it was read before, or is a source."""
+        """Read a target and return the sources and targets that it refers to.
+
+        None if there is nothing to read: the name is of a source, of no target, or of one that was read before.
+        """
         if name in self._targets or name in self.sources:
             return None
         declared = name.partition("@")[0]

@@ -68,7 +68,7 @@ def keys_of(method: Method) -> tuple[str, ...]:
 
 
 def foreign(key: str, allowed: Collection[str]) -> str | None:
-    """Return our name for another tool's key, of those allowed here; None if there is none."""
+    """Return our name for a key of another tool; None if we have none, or it is not among the allowed keys."""
     meant = FOREIGN.get(key, "")
     return next((word for word in (meant, _FIRST_INPUTS.get(meant)) if word in allowed), None)
 

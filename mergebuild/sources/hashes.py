@@ -131,7 +131,7 @@ class _HashedRange(NamedTuple):
 
 
 def _read(readinto: Callable[[memoryview], int | None], parts: Iterable[_HashedRange]) -> None:
-    """Read a file from here to its end into all parts; each hashes in its own thread while the next chunk is read."""
+    """Read a file to its end. All parts hash each chunk, in a thread each, while the next chunk is read."""
     from concurrent.futures import Future, ThreadPoolExecutor
 
     parts = tuple(parts)

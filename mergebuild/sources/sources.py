@@ -204,7 +204,7 @@ class Sources:
         self._memory.remember_source(row)
 
     def opened_from(self, name: str) -> Mapping[Path, Identity | None]:
-        """Return the stat data of everything that decided what an opened source is; None: nothing was at that path."""
+        """Return the stat data, at its opening, of all paths that decide what a source is; None: nothing was there."""
         return self._seen[name].states
 
     def opened(self) -> list[str]:

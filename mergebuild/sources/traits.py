@@ -204,7 +204,10 @@ def _alphas(model: Model, infos: Sequence[TensorInfo]) -> Iterator[float]:
 
 
 def _configured(model: Model) -> dict[float, int]:
-    """Return the alpha in an adapter's configuration: of a PEFT folder, or in a file's metadata."""
+    """Return the alpha in an adapter's configuration (of a PEFT folder, or in a file's metadata), with the count 0.
+
+    The count is of modules with a tensor for alpha. Without a valid alpha the result is empty.
+    """
     alpha = (adapter_config(model) or model.facts).get("lora_alpha")
     if not isinstance(alpha, int | float) or isinstance(alpha, bool):
         return {}

@@ -2,8 +2,8 @@
 
 The *shelf* finds whole artifacts, tensors in them, and what is at a path. The *ledger* remembers builds of targets,
 sources and findings. The *publisher* puts files at their places and removes them. The planner gets a shelf and a
-ledger, sources get the memory of sources, the builder gets all three. None of them mentions a database, so a shelf may
-offer artifacts from elsewhere.
+ledger, the builder gets all three, and what reads sources gets the part of the ledger that remembers them
+(`SourceMemory`). None of them mentions a database, so a shelf may offer artifacts from elsewhere.
 """
 
 from __future__ import annotations

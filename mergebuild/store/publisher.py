@@ -118,7 +118,7 @@ class DiskPublisher:
         return self._take_place(self._intended(temporary, fresh, project), path, kind, keeps_former=keeps_former)
 
     def _intended(self, temporary: Path, fresh: Fresh, project: str) -> _Intended:
-        """Set the times of a finished file, and write its intent."""
+        """Set the times of a finished file, and write its row, of kind `intended`, before it gets to its place."""
         publishing.finish(temporary, durable=self._durable)
         number = self._state.add_file(temporary, "intended", fresh.digest, fresh.header, fresh.contents, project)
         return _Intended(number, temporary, filestate.identity(temporary))

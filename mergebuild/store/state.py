@@ -126,9 +126,9 @@ class State:
         return opened_state(path, durable=self._durable, patience=self._patience)
 
     def is_current(self) -> bool:
-        """Whether the open database is the one that would be opened now, and shows what other processes write to it.
+        """Whether opening the database again would open the same one, and it shows what other processes write.
 
-        They may have made one, put it aside, or brought it to a later version.
+        False if another process has made the file meanwhile, put it aside, or brought it to a later version.
         """
         try:
             is_ours = not self.is_on_disk or (self.db.version() == _VERSION and not runs_statements(self.db))

@@ -93,7 +93,7 @@ class Record(NamedTuple):
     artifact: bytes
     output: Path | None
     manifest: str
-    """Empty if it was not asked for."""
+    """Empty if it was not read: `records` and `published` of the ledger leave it out."""
     fingerprint: bytes | None = None
     """See `plan/freshness.py`."""
     header: bytes = b""

@@ -151,7 +151,7 @@ class TimeSpan:
             self.facts["error"] = kind.__name__
         track = _track()
         while track.open and track.open.pop() is not self:
-            pass  # a span inside it was interrupted after it began and before its block
+            pass  # drop a span inside it that never ended: an interrupt came just before its `with` block
         if track.open:
             track.open[-1].inside += self.took
         if self.kind is Kind.PHASE:

@@ -174,7 +174,7 @@ def _edit(rule: Election, call: Call, position: int, delta: Tensor, start: int, 
 
 
 def _added(edits: Sequence[Tensor]) -> Tensor:
-    """Return the sum, in the first tensor."""
+    """Add all other tensors to the first one, in place, and return it."""
     for edit in edits[1:]:
         edits[0].add_(edit)
     return edits[0]
