@@ -15,6 +15,7 @@ from fractions import Fraction
 import pytest
 
 from mergebuild import native
+from mergebuild.native import calls
 
 FORBIDDEN = {
     "a product and a sum that are rounded once": r"vfn?m(add|sub)(sub|add)?(132|213|231)?[ps][sdh]|v4f.*",
@@ -40,7 +41,7 @@ def combined(inputs: Sequence[bytes], dtype: str, numbers: Sequence[float], coun
 @pytest.mark.processes
 def test_no_kernel_has_an_instruction_that_would_give_other_bits() -> None:
     """Of any variant: all are in the one file."""
-    extension = native._compiled.__file__
+    extension = calls.compiled.__file__
     assert extension is not None
     read = ["objdump", "-d", "--no-show-raw-insn", extension]
     text = subprocess.run(read, capture_output=True, text=True, timeout=60, check=True).stdout
@@ -54,7 +55,7 @@ def test_no_kernel_has_an_instruction_that_would_give_other_bits() -> None:
 @pytest.mark.processes
 def test_no_kernel_asks_a_library_for_a_function() -> None:
     """A logarithm or a power has other bits in every library. A square root is an instruction."""
-    extension = native._compiled.__file__
+    extension = calls.compiled.__file__
     assert extension is not None
     read = ["objdump", "-T", extension]
     text = subprocess.run(read, capture_output=True, text=True, timeout=60, check=True).stdout

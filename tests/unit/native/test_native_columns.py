@@ -14,6 +14,7 @@ from model_files import as_bytes
 from mergebuild import native
 from mergebuild.methods.kernels import gram, rows
 from mergebuild.methods.kernels.reduction import ColumnSums
+from mergebuild.native import calls
 
 pytestmark = pytest.mark.usefixtures("variant")
 
@@ -69,18 +70,18 @@ def test_what_are_no_sums_of_columns_is_refused() -> None:
     one = [(bytes(8), "float32")]
     for columns, block in ((0, 8), (-1, 8), (3, 8), (3, 9), (4, 0), (1, 1 << 62)):
         with pytest.raises(ValueError, match="power of two of rows"):
-            native._compiled.columns_begin(columns, block)
+            calls.compiled.columns_begin(columns, block)
     with pytest.raises(ValueError, match="two inputs, or three"):
         native.ColumnProducts(2).add(one, 2)
     with pytest.raises(ValueError, match="fewer elements"):
         native.ColumnProducts(2).add(one * 2, 3)
     with pytest.raises(ValueError, match="too little room"):
-        native._compiled.columns_end(bytearray(8))
+        calls.compiled.columns_end(bytearray(8))
     for place, value in ((0, 1 << 60), (8, 1 << 60), (16, 1 << 60), (0, 0)):
-        sums = native._compiled.columns_begin(2, 8)
+        sums = calls.compiled.columns_begin(2, 8)
         sums[place : place + 8] = value.to_bytes(8, "little")
         with pytest.raises(ValueError, match="no sums of columns"):
-            native._compiled.columns_end(sums)
+            calls.compiled.columns_end(sums)
     with pytest.raises(ValueError, match="too little room"):
         native.arcs_of_columns(bytearray(16), 0.5, 0.5)
 
@@ -96,9 +97,9 @@ def test_rows_are_made_whole() -> None:
         native.apply(native.Prepared("difference", row=3), inputs, bytearray(24), "float32", (0, 6))
     with pytest.raises(ValueError, match="there is no kernel"):
         native.tally(kernel, inputs, (0, 6), [native.Histogram()])
-    work = native._work(kernel, inputs, (0, 6))
+    work = calls.work_of(kernel, inputs, (0, 6))
     with pytest.raises(ValueError, match="too little room"):
-        native._compiled.apply(work, 1, bytearray(24), None, False, 3, bytearray(64))
+        calls.compiled.apply(work, 1, bytearray(24), None, False, 3, bytearray(64))
     for row in (-1, 1 << 61):
         with pytest.raises(ValueError, match=r"length|too long"):
-            native._compiled.apply(work, 1, bytearray(24), None, False, row, bytearray(64))
+            calls.compiled.apply(work, 1, bytearray(24), None, False, row, bytearray(64))

@@ -11,6 +11,7 @@ from mergebuild.methods.kernels.randomness import bits
 from mergebuild.methods.kernels.reduction import RunningSum
 from mergebuild.methods.kernels.selection import ordered_keys
 from mergebuild.methods.streams import key_of
+from mergebuild.native import calls
 
 pytestmark = pytest.mark.usefixtures("variant")
 
@@ -115,12 +116,12 @@ def test_elements_are_kept_by_the_ranks_of_their_magnitudes(rows: int, length: i
 
 
 def test_parts_of_rows_are_refused() -> None:
-    work, room, kept = native._work(DIFFERENCE, changes(torch.ones(3)), (0, 3)), bytearray(99), bytearray(12)
+    work, room, kept = calls.work_of(DIFFERENCE, changes(torch.ones(3)), (0, 3)), bytearray(99), bytearray(12)
     for length, behind, message in ((2, 1, "whole"), (0, 1, "too few"), (1 << 20, 1 << 20, "too many")):
         with pytest.raises(ValueError, match=message):
-            native._compiled.keep_by_rank(work, length, behind, 0, 0.5, 0.0, room, kept, None)
+            calls.compiled.keep_by_rank(work, length, behind, 0, 0.5, 0.0, room, kept, None)
     with pytest.raises(ValueError, match="too little room"):
-        native._compiled.keep_by_rank(work, 3, 1, 0, 0.5, 0.0, bytearray(59), kept, None)
+        calls.compiled.keep_by_rank(work, 3, 1, 0, 0.5, 0.0, bytearray(59), kept, None)
 
 
 @pytest.mark.parametrize("parts", [[1], [2049], [65_535, 2, 70_000]])
