@@ -127,11 +127,16 @@ def _missing(config: Config, written: WrittenTensors) -> tuple[str, list[str]]:
         more = f" and {len(implied) - 1} more are" if len(implied) > 1 else " is"
         wrong.append(f"`{implied[0]}`{more} not written, and a model of this configuration has it")
     rest = [name for name in lost if name not in implied and part_of(name) not in parts]
-    if not rest:
-        return "", wrong
-    count = "1 tensor" if len(rest) == 1 else f"{len(rest)} tensors"
-    sentence = f"{count} of the model whose configuration is written, such as `{rest[0]}`, are left out"
-    return f"{sentence}: a client that needs them draws random values", wrong
+    return _left_out(rest), wrong
+
+
+def _left_out(names: list[str]) -> str:
+    """Return the notice about tensors of the donor that are left out; empty if there are none."""
+    if not names:
+        return ""
+    count = "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
+    sentence = f"{count} of the model whose configuration is written, such as `{names[0]}`, are left out"
+    return f"{sentence}: a client that needs them draws random values"
 
 
 def _lost(written: WrittenTensors) -> list[str]:

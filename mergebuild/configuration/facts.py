@@ -33,6 +33,8 @@ _THETAS: Final = (_THETA, "rotary_emb_base", "rope_base", "rotary_base")
 _USUAL_THETA: Final = 10000.0
 _UNSAID: Final = frozenset({"type", "rope_type", _THETA, "partial_rotary_factor"})
 """Members of the settings for rotary positions that are compared separately."""
+_Rotary = tuple[tuple[str, object], tuple[str, object]]
+"""The base of rotary positions and how they are stretched, each with its name."""
 
 
 class Fact(NamedTuple):
@@ -67,25 +69,30 @@ def _facts(config: Config) -> dict[str, tuple[str, object]]:
     return found | {keys[0]: _first(config, keys) for keys in _PLAIN}
 
 
-def _rotary(config: Config) -> tuple[tuple[str, object], tuple[str, object]]:
+def _rotary(config: Config) -> _Rotary:
     """Return the base of rotary positions and how they are stretched, each with its name.
 
     By default the usual values.
     """
     said = config.get("rope_parameters")
-    theta = _first(config, _THETAS)
+    _, theta = _first(config, _THETAS)
     if isinstance(said, Mapping):
-        inner = said.get(_THETA)
-        theta = (_THETA, inner if inner is not None else theta[1])
-        layers = {key: each for key, each in said.items() if isinstance(each, Mapping)}
-        if layers:  # one for each kind of layer
-            bases = {key: each.get(_THETA, _USUAL_THETA) for key, each in sorted(layers.items())}
-            stretched = {key: found for key, each in sorted(layers.items()) if (found := _stretching(each))}
-            return (_THETA, bases), ("rope_parameters", stretched)
-        return (_THETA, theta[1] or _USUAL_THETA), ("rope_parameters", _stretching(said))
+        return _rotary_of_parameters(said, theta)
     scaling = config.get("rope_scaling")
     stretching = _stretching(scaling) if isinstance(scaling, Mapping) else {}
-    return (_THETA, _USUAL_THETA if theta[1] is None else theta[1]), ("rope_scaling", stretching)
+    return (_THETA, _USUAL_THETA if theta is None else theta), ("rope_scaling", stretching)
+
+
+def _rotary_of_parameters(said: Mapping[str, object], theta: object) -> _Rotary:
+    """Return both as `rope_parameters` says them. `theta`: the base outside of it, taken if it says none."""
+    layers = {key: each for key, each in said.items() if isinstance(each, Mapping)}
+    if layers:  # one for each kind of layer
+        bases = {key: each.get(_THETA, _USUAL_THETA) for key, each in sorted(layers.items())}
+        stretched = {key: found for key, each in sorted(layers.items()) if (found := _stretching(each))}
+        return (_THETA, bases), ("rope_parameters", stretched)
+    inner = said.get(_THETA)
+    base = inner if inner is not None else theta
+    return (_THETA, base or _USUAL_THETA), ("rope_parameters", _stretching(said))
 
 
 def _stretching(said: Mapping[str, object]) -> Mapping[str, object]:

@@ -32,29 +32,30 @@ def is_of_labels(name: str) -> bool:
 
 
 def labelled(config: Config, written: Mapping[str, tuple[int, ...]], first: Config) -> Labelled:
-    """Return what is done about the labels of a configuration.
+    """Return what is done about the labels of a configuration, given the shapes of the tensors that are written.
 
-    If the first input's configuration names as many labels as the written head has rows, its labels are used.
-
-    Args:
-        config: The configuration.
-        written: Shapes of the tensors that are written.
-        first: The first input's own configuration.
+    If `first`, the first input's own configuration, names as many labels as the written head has rows, these are used.
     """
     rows = next((shape[0] for name, shape in written.items() if _HEAD.fullmatch(name) and shape), None)
     said = _said(config)
     if rows is None or said is None or said == rows:
         return Labelled({})
-    names = first.get(_NAMES) if _said(first) == rows else None
-    notice = ""
-    if not isinstance(names, Mapping):
-        names = {str(number): f"LABEL_{number}" for number in range(rows)}
-        notice = f"the head has {rows} labels and the configuration names {said}: they are called `LABEL_0` and so on"
+    names, notice = _names(first, rows, said)
     numbers = {str(name): int(str(number)) for number, name in names.items() if str(number).isdecimal()}
     changes: dict[Path, object] = {(_NAMES,): dict(names), (_NUMBERS,): numbers}
     if _COUNT in config:
         changes[(_COUNT,)] = rows
     return Labelled(changes, notice)
+
+
+def _names(first: Config, rows: int, said: int) -> tuple[Mapping[str, object], str]:
+    """Return the names of the labels by number: those of the first input, or made up, with a notice about that."""
+    names = first.get(_NAMES) if _said(first) == rows else None
+    if isinstance(names, Mapping):
+        return names, ""
+    made_up = {str(number): f"LABEL_{number}" for number in range(rows)}
+    notice = f"the head has {rows} labels and the configuration names {said}: they are called `LABEL_0` and so on"
+    return made_up, notice
 
 
 def _said(config: Config) -> int | None:

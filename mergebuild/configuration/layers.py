@@ -127,34 +127,47 @@ def _counts(config: Config, stack: Stack, had: Stack | None, *, is_alone: bool) 
 def _put(config: Config, path: Path, counts: list[tuple[Stack, int]], changes: dict[Path, object]) -> list[str]:
     """Add to `changes` what a member that counts layers and its lists must be; return the contradictions."""
     *inner, key = path
+    (first, now), *others = counts
     part = _inside(config, inner)
-    said, now = part.get(key), counts[0][1]
-    for stack, count in counts[1:]:
+    said = part.get(key)
+    for stack, count in others:
         if count != now and stack.half == "decoder" and key == "num_layers":
             changes[(*inner, "num_decoder_layers")] = count
         elif count != now:
-            both = f"`{counts[0][0].name}` has {now} layers and `{stack.name}` {count}"
-            return [f"{both}, and `{key}` is said of both"]
+            return [f"`{first.name}` has {now} layers and `{stack.name}` {count}, and `{key}` is said of both"]
     if now == said or not isinstance(said, int):
         return []
-    if key in _MORE:
+    return _put_one(part, path, (first, now), said, changes)
+
+
+def _put_one(part: Config, path: Path, counted: tuple[Stack, int], said: int, changes: dict[Path, object]) -> list[str]:
+    """Add to `changes` what a member that is `said`, and the lists beside it, must be; return the contradictions."""
+    stack, now = counted
+    if path[-1] in _MORE:
         changes[path] = now
         return []
     if now < 1:
-        return [f"`{counts[0][0].name}` has fewer layers than those that the configuration counts besides"]
+        return [f"`{stack.name}` has fewer layers than those that the configuration counts besides"]
     lists = _lists(part, said)
     if now > said and lists:
         names = ", ".join(f"`{each}`" for each in lists)
-        return [f"`{counts[0][0].name}` has {now} layers, and {names} say what each of {said} is"]
+        return [f"`{stack.name}` has {now} layers, and {names} say what each of {said} is"]
     changes[path] = now
+    left = _put_lists(part, path[:-1], said, now, changes)
+    return [f"`{stack.name}` has {now} layers, and `{left}` says what each of {said} is"] if left else []
+
+
+def _put_lists(part: Config, inner: Path, said: int, now: int, changes: dict[Path, object]) -> str:
+    """Add to `changes` the lists about `said` layers, cut to `now`; return the name of one that can't be, or ""."""
+    lists = _lists(part, said)
     changes |= {(*inner, each): value[:now] for each, value in lists.items()}
     if isinstance(part.get(_BY_TURNS), list):
         kinds = next((value for value in lists.values() if all(isinstance(each, str) for each in value)), None)
         if kinds is None:
-            return [f"`{counts[0][0].name}` has {now} layers, and `{_BY_TURNS}` says what each of {said} is"]
+            return _BY_TURNS
         changes[*inner, _BY_TURNS] = [[list(kinds[:now]), 1]]
     changes |= {(*inner, each): kept for each, kept in _numbers_below(part, said, now).items()}
-    return []
+    return ""
 
 
 def _inside(config: Config, keys: Iterable[str]) -> Config:

@@ -62,18 +62,21 @@ def agreed(config: Config, heads: Heads) -> Agreed:
     If the written head has its own values, the model must not be tied: clients would overwrite it with the embedding.
     If no head is written, the model must be tied: clients would fill it with random values.
     """
-    head = head_of(heads.written)
+    if (head := head_of(heads.written)) is not None:
+        return Agreed(_changed(config, value=False) if _has_own_values(head, heads) else {})
     tied = said(config)
-    if head is not None:
-        embeddings = [digest for name, digest in heads.written.items() if is_embedding(name)]
-        differs = bool(embeddings) and heads.written[head] not in embeddings
-        return Agreed(_changed(config, value=False) if differs else {})
     had = head_of(heads.donor) or head_of(heads.first)
     if tied or not any(map(is_embedding, heads.written)) or not _has_a_head(config, otherwise=had is not None):
         return Agreed({})
     if said(heads.first_config) or (had is not None and heads.equal):
         return Agreed(_changed(config, value=True))
     return _without_head(heads, had, tied)
+
+
+def _has_own_values(head: str, heads: Heads) -> bool:
+    """Return whether a written head differs from all embeddings that are written."""
+    embeddings = [digest for name, digest in heads.written.items() if is_embedding(name)]
+    return bool(embeddings) and heads.written[head] not in embeddings
 
 
 def _without_head(heads: Heads, had: str | None, tied: bool | None) -> Agreed:

@@ -56,14 +56,10 @@ def difference(one: Mapping[int, str], other: Mapping[int, str]) -> TokenDiffere
 
 def _pairs(kind: str, read: Read) -> Iterator[tuple[int, str]]:
     """Yield numbers and tokens; a later pair replaces an earlier one with the same number."""
-    raw = read(kind)
-    if raw is None:
+    if (raw := read(kind)) is None:
         return
     if kind == "tokenizer.json":
-        document = _object(raw)
-        yield from _of_model(document["model"])
-        for each in document.get("added_tokens") or ():
-            yield int(each["id"]), str(each["content"])
+        yield from _of_document(_object(raw))
         return
     if kind.endswith(".json"):
         yield from _by_number(_object(raw))
@@ -81,6 +77,13 @@ def _object(raw: bytes) -> JsonObject:
         message = "a JSON object is expected"
         raise TypeError(message)
     return found
+
+
+def _of_document(document: JsonObject) -> Iterator[tuple[int, str]]:
+    """Yield the numbers and tokens of a `tokenizer.json`."""
+    yield from _of_model(document["model"])
+    for each in document.get("added_tokens") or ():
+        yield int(each["id"]), str(each["content"])
 
 
 def _of_model(model: JsonObject) -> Iterator[tuple[int, str]]:

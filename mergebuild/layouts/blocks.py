@@ -53,16 +53,25 @@ def expand(spec: Iterable[str]) -> tuple[str, ...]:
         found = _RANGE.fullmatch(entry) if len(entry) <= _LONGEST else None
         if found is None:
             blocks.append(entry)
-            continue
-        family, low, other, high = found.groups()
-        if family != other or int(low) > int(high):
-            message = f"`{entry}` is not a range of blocks such as `IN00-IN05`"
-            raise ValueError(message)
-        if len(blocks) + int(high) - int(low) >= _MOST:
-            message = f"with `{entry}` there are more than {_MOST} blocks"
-            raise ValueError(message)
-        blocks.extend(f"{family}{number:0{len(low)}}" for number in range(int(low), int(high) + 1))
+        else:
+            blocks += _in_range(found, len(blocks))
     return tuple(blocks)
+
+
+def _in_range(found: re.Match[str], before: int) -> Iterable[str]:
+    """Return the blocks of a range; `before`: how many blocks come before it.
+
+    Raises:
+        ValueError: as `expand`.
+    """
+    family, low, other, high = found.groups()
+    if family != other or int(low) > int(high):
+        message = f"`{found[0]}` is not a range of blocks such as `IN00-IN05`"
+        raise ValueError(message)
+    if before + int(high) - int(low) >= _MOST:
+        message = f"with `{found[0]}` there are more than {_MOST} blocks"
+        raise ValueError(message)
+    return (f"{family}{number:0{len(low)}}" for number in range(int(low), int(high) + 1))
 
 
 def in_order(blocks: Iterable[str], order: Sequence[str]) -> tuple[str, ...]:

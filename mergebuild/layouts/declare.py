@@ -146,10 +146,7 @@ class _LayoutTable:
         return BlockRow(pattern, str(entry[1]), filled)
 
     def _template(self, value: object, path: _Path) -> bool | None:
-        """Return True if `value` is a template, False if it is a block's name.
-
-        None, and add a problem, if it is neither.
-        """
+        """Return whether `value` is a template and not the name of a block; None, and add a problem, if neither."""
         found = _TEMPLATE.fullmatch(value) if isinstance(value, str) else None
         if found is None:
             message = f"{value!r} is not the name of a block"
@@ -208,20 +205,22 @@ class _LayoutTable:
     def _patterns(self, key: str) -> tuple[tuple[str, re.Pattern[str]], ...]:
         value = self.text.table.get(key, {})
         if not isinstance(value, Mapping):
-            self._wrong(
-                (key,), f"`{key}` is not a table of names and regular expressions", f"such as [layouts.NAME.{key}]"
-            )
+            message = f"`{key}` is not a table of names and regular expressions"
+            self._wrong((key,), message, f"such as [layouts.NAME.{key}]")
             return ()
         found: list[tuple[str, re.Pattern[str]]] = []
         for name, regex in value.items():
-            if not _NAME.fullmatch(name) or name in RESERVED:
-                advice = "names have letters, digits, `_` and `.`, and are not `default` and the like"
-                self._wrong((key, name), f"`{name}` cannot be a name in `{key}`", advice)
-                continue
-            pattern = self._regex(regex, (key, name))
-            if pattern is not None:
+            if self._is_name(name, key) and (pattern := self._regex(regex, (key, name))) is not None:
                 found.append((name, pattern))
         return tuple(found)
+
+    def _is_name(self, name: str, key: str) -> bool:
+        """Return whether a text can be a name in the table `key`. Add a problem if it can't."""
+        if _NAME.fullmatch(name) and name not in RESERVED:
+            return True
+        advice = "names have letters, digits, `_` and `.`, and are not `default` and the like"
+        self._wrong((key, name), f"`{name}` cannot be a name in `{key}`", advice)
+        return False
 
     def _detect(self) -> tuple[tuple[Marker, ...], ...]:
         value = self.text.table.get("detect")

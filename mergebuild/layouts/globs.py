@@ -85,11 +85,8 @@ class _GlobPiece:
         return found + self.length if found >= 0 else -1
 
     def _first_of_all(self, name: str, place: int) -> int:
-        """Return the first place, at or after `place`, where it matches; -1 if there is none.
-
-        Places are bits of an integer.
-        """
-        places = (1 << len(name)) - (1 << place)
+        """Return the first place, at or after `place`, where it matches; -1 if there is none."""
+        places = (1 << len(name)) - (1 << place)  # as bits of an integer
         backward = name[::-1]  # the last digit is bit 0
         fitting: dict[str, int] = {}
         for before, sign in enumerate(self._signs):
@@ -107,12 +104,7 @@ class Glob:
     """One glob."""
 
     def __init__(self, text: str) -> None:
-        pieces: list[list[str]] = [[]]
-        for sign in _signs(text):
-            if sign == "*":
-                pieces.append([])
-            else:
-                pieces[-1].append(sign)
+        pieces = _pieces(text)
         self._first, *others = map(_GlobPiece, pieces)
         self._last = others[-1] if others else None
         self._between = [piece for piece in others[:-1] if piece.length]
@@ -183,6 +175,17 @@ def _range(ordered: Sequence[str], beginning: str) -> range:
         return range(len(ordered))
     first = bisect_left(ordered, beginning)
     return range(first, bisect_right(ordered, beginning, lo=first, key=lambda name: name[:length]))
+
+
+def _pieces(text: str) -> list[list[str]]:
+    """Return the items of each piece of a glob; pieces are separated by `*`."""
+    pieces: list[list[str]] = [[]]
+    for sign in _signs(text):
+        if sign == "*":
+            pieces.append([])
+        else:
+            pieces[-1].append(sign)
+    return pieces
 
 
 def _signs(text: str) -> Iterable[str]:

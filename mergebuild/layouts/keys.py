@@ -106,14 +106,18 @@ class Keys:
         """
         names = self._found.get(key)
         if names is None:
-            if (refused := self._refused.get(key)) is not None:
-                raise refused.with_traceback(None)
-            try:
-                names = self._found[key] = self._find_in_time(key)
-            except BadSelectorError as error:
-                self._refused[key] = error
-                raise
+            names = self._found[key] = self._find_once(key)
         return names
+
+    def _find_once(self, key: str) -> Names:
+        """Return the tensors that a key selects; if it selects none, raise the error, the same one every time."""
+        if (refused := self._refused.get(key)) is not None:
+            raise refused.with_traceback(None)
+        try:
+            return self._find_in_time(key)
+        except BadSelectorError as error:
+            self._refused[key] = error
+            raise
 
     def elemental(self, rule: Elemental) -> Names:
         """Return the tensors that an elemental rule selects, at least one.
@@ -121,20 +125,29 @@ class Keys:
         Raises:
             BadSelectorError: it selects none, or one of its blocks or elements does not exist.
         """
-        in_blocks: set[str] = set()
-        for token in rule.blocks:
-            self.layout_for(f"block `{token}`")
-            in_blocks.update(self.select(token))
-        absent = [element for element in rule.elements if not any(element in name for name in self.names)]
-        if absent:
-            listed = ", ".join(f"`{element}`" for element in absent)
-            message = f"an elemental rule asks for {listed}, which no tensor has in its name"
-            raise BadSelectorError("selector-matches-nothing", message, "elements are parts of tensor names: `attn2`")
+        in_blocks = self._in_named_blocks(rule)
+        self._check_elements(rule)
         names = tuple(name for name in self.names if _applies(rule, name, in_blocks))
         if not names:
             message = "an elemental rule matches nothing: no tensor in those blocks has those elements in its name"
             raise BadSelectorError("selector-matches-nothing", message, self.what_there_is)
         return names
+
+    def _in_named_blocks(self, rule: Elemental) -> set[str]:
+        """Return the tensors in the blocks of an elemental rule; raise `BadSelectorError` if one does not exist."""
+        found: set[str] = set()
+        for token in rule.blocks:
+            self.layout_for(f"block `{token}`")
+            found.update(self.select(token))
+        return found
+
+    def _check_elements(self, rule: Elemental) -> None:
+        """Raise `BadSelectorError` if an elemental rule has elements that are in no tensor's name."""
+        absent = [element for element in rule.elements if not any(element in name for name in self.names)]
+        if absent:
+            listed = ", ".join(f"`{element}`" for element in absent)
+            message = f"an elemental rule asks for {listed}, which no tensor has in its name"
+            raise BadSelectorError("selector-matches-nothing", message, "elements are parts of tensor names: `attn2`")
 
     def layout_for(self, what: str) -> Layout:
         """Return the layout, which `what` needs.
@@ -178,14 +191,9 @@ class Keys:
         if key.startswith("re:"):
             pattern = _regex(key)
             return self._matching(key, lambda names: _searched(pattern, names, self._patience))
-        names = self._block(key) or self._group(key)
-        if names is None and (key in self._place or key in self._spellings):
-            names = (key,) if key in self._place else self._spelled(key, (key,))
-        if names is None and (part := self._parts().get(key)) is not None:
-            names = tuple(filter(part.search, self.names))
+        names = self._called(key)
         if names is None and is_glob(key):
-            glob = Glob(key)
-            names = self._matching(key, lambda among: self._globbed(glob, among))
+            names = self._like(key)
         if names is None:
             names = self._range(key)
         if names is None:
@@ -194,6 +202,20 @@ class Keys:
             message = f"`{key}` matches nothing: the inputs have no tensor there"
             raise BadSelectorError("selector-matches-nothing", message, self.what_there_is)
         return names
+
+    def _called(self, key: str) -> Names | None:
+        """Return the tensors of the block, group, tensor or part that is called exactly so; None if none is."""
+        names = self._block(key) or self._group(key)
+        if names is None and (key in self._place or key in self._spellings):
+            names = (key,) if key in self._place else self._spelled(key, (key,))
+        if names is None and (part := self._parts().get(key)) is not None:
+            names = tuple(filter(part.search, self.names))
+        return names
+
+    def _like(self, key: str) -> Names:
+        """Return the tensors that a glob matches."""
+        glob = Glob(key)
+        return self._matching(key, lambda among: self._globbed(glob, among))
 
     def _matching(self, key: str, find: Callable[[Names], Names]) -> Names:
         names = find(self.names)
@@ -301,10 +323,14 @@ class Keys:
             low, high = sorted((blocks.index(ids[block_id(first)]), blocks.index(ids[block_id(last)])))
             return self._in_blocks(blocks[low : high + 1])
         if len(unknown) < len(ends) or all(block_id(end)[0] in self._families for end in unknown):
-            listed = " or ".join(f"`{end}`" for end in unknown)
-            message = f"`{key}` is no range of blocks: there is no {listed}"
-            raise BadSelectorError("selector-matches-nothing", message, self._near(unknown[0], ids.values()))
+            raise self._without_ends(key, unknown)
         return None
+
+    def _without_ends(self, key: str, unknown: Sequence[str]) -> BadSelectorError:
+        """Return the error for a range of blocks with unknown ends."""
+        listed = " or ".join(f"`{end}`" for end in unknown)
+        message = f"`{key}` is no range of blocks: there is no {listed}"
+        return BadSelectorError("selector-matches-nothing", message, self._near(unknown[0], self._ids.values()))
 
     def _unknown(self, key: str) -> BadSelectorError:
         if self.layout is None:

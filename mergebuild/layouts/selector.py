@@ -117,10 +117,7 @@ class Selector:
         return known
 
     def values(self, number: NumberPerTensor, places: Places) -> list[Fraction]:
-        """Return the values of a number, in the order of `places.values`.
-
-        `places` belongs to the number's structure.
-        """
+        """Return the values of a number, in the order of the values of `places`, which belong to its structure."""
         numbers: dict[int, Mapping[str, Fraction]] = {}
         found: list[Fraction] = []
         for rule, block in places.values:
@@ -162,15 +159,10 @@ class Selector:
 
     def _decide(self, rules: Sequence[Rule]) -> tuple[_Win, ...]:
         problems: list[Problem] = []
-        reached: dict[int, Names] = {}
+        reached = self._reached(rules, problems)
         winner: dict[str, int] = {}
-        for index, rule in enumerate(rules):
-            try:
-                reached[index] = self._reach(rule)
-            except BadSelectorError as bad:
-                problems.append(_problem(bad, rule.where.place(key=True)))
-                continue
-            winner.update(dict.fromkeys(reached[index], index))
+        for index, names in reached.items():
+            winner.update(dict.fromkeys(names, index))
         won: dict[int, list[str]] = {}
         for name, index in winner.items():
             won.setdefault(index, []).append(name)
@@ -180,6 +172,16 @@ class Selector:
         if problems and not self._forgiving:
             raise RecipeError(problems)
         return tuple(_Win(index, tuple(won[index])) for index in sorted(won))
+
+    def _reached(self, rules: Sequence[Rule], problems: list[Problem]) -> dict[int, Names]:
+        """Return the tensors that each rule reaches, by its index. Add a problem for each that reaches none."""
+        reached: dict[int, Names] = {}
+        for index, rule in enumerate(rules):
+            try:
+                reached[index] = self._reach(rule)
+            except BadSelectorError as bad:
+                problems.append(_problem(bad, rule.where.place(key=True)))
+        return reached
 
     def _reach(self, rule: Rule) -> Names:
         """Return the tensors for which a rule has a number, at least one (for `default` perhaps none)."""
@@ -192,11 +194,15 @@ class Selector:
         blocks, block_of = self._blocks_with_numbers(value), self._keys.block_of
         reached = tuple(name for name in names if block_of.get(name) in blocks)
         if not reached:
-            kind = {Gradient: "a gradient", Preset: "a preset", Mbw: "a list of block weights"}[type(value)]
-            message = f"`{rule.key}` matches nothing: {kind} reaches none of the tensors that it selects"
-            reach = ", ".join(drawn_together([block for block in self.blocks if block in blocks]))
-            raise BadSelectorError("selector-matches-nothing", message, f"it reaches blocks: {reach or 'none here'}")
+            raise self._reaches_nothing(rule.key, value, blocks)
         return reached
+
+    def _reaches_nothing(self, key: str, value: Gradient | Preset | Mbw, blocks: frozenset[str]) -> BadSelectorError:
+        """Return the error for a rule that selects tensors only outside the blocks for which it has numbers."""
+        kind = {Gradient: "a gradient", Preset: "a preset", Mbw: "a list of block weights"}[type(value)]
+        message = f"`{key}` matches nothing: {kind} reaches none of the tensors that it selects"
+        reach = ", ".join(drawn_together([block for block in self.blocks if block in blocks]))
+        return BadSelectorError("selector-matches-nothing", message, f"it reaches blocks: {reach or 'none here'}")
 
     def _blocks_with_numbers(self, value: Gradient | Preset | Mbw) -> frozenset[str]:
         """Return the blocks for which `value` has numbers.

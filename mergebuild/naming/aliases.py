@@ -136,18 +136,27 @@ def _of_row(part: Part, entry: _Ours, ours: list[str], theirs: list[str], rest: 
         known = zip(row.theirs, theirs, _spans(row, len(theirs), rows), strict=False)
         yield from (Alias(part, path, name, span) for module, path, span in known if module)
     elif len(ours) > 1:  # our module is a piece of theirs
-        sizes = [shapes[each][0] for each in ours if shapes.get(each)]
-        if len(sizes) == len(ours) and row.how in _IN_ORDER:
-            begin = sum(sizes[: entry.place])
-            yield Alias(part, theirs[0], name, None, (begin, begin + rows), sum(sizes))
+        yield from _as_piece(part, entry, ours, theirs[0], rows, shapes)
     elif row.how in HOWS:
         return
     elif row.is_swapped(shapes.get(f"{name.removesuffix(rest)}.weight", shape)) and rows % 2 == 0:
-        half = rows // 2
-        yield Alias(part, theirs[0], name, (0, half), (half, rows), rows)
-        yield Alias(part, theirs[0], name, (half, rows), (0, half), rows)
+        yield from _swapped_halves(part, theirs[0], name, rows)
     else:
         yield Alias(part, theirs[0], name, transposed=row.how == "transposed")
+
+
+def _swapped_halves(part: Part, path: str, name: str, rows: int) -> Iterator[Alias]:
+    half = rows // 2
+    yield Alias(part, path, name, (0, half), (half, rows), rows)
+    yield Alias(part, path, name, (half, rows), (0, half), rows)
+
+
+def _as_piece(part: Part, entry: _Ours, ours: list[str], path: str, rows: int, shapes: Shapes) -> Iterator[Alias]:
+    """Yield the name of a module of ours, with `rows` rows, that is a piece of one of theirs, `path`."""
+    sizes = [shapes[each][0] for each in ours if shapes.get(each)]
+    if len(sizes) == len(ours) and entry.row.how in _IN_ORDER:
+        begin = sum(sizes[: entry.place])
+        yield Alias(part, path, ours[entry.place], None, (begin, begin + rows), sum(sizes))
 
 
 def _spans(row: Row, count: int, rows: int) -> list[Rows]:

@@ -133,12 +133,19 @@ def _gathered(found: Mapping[str, Claim]) -> tuple[Mapping[str, Renamed], Mappin
             known = made.setdefault(name, renamed)
             if (known is not renamed or isinstance(claim, PieceOf)) and all(cut.tensor != stored for cut in known.cuts):
                 twice[stored] = name
+    _prefer_canonical(found, fused, made, twice)
+    return made, twice
+
+
+def _prefer_canonical(
+    found: Mapping[str, Claim], fused: Mapping[str, Renamed], made: dict[str, Renamed], twice: dict[str, str]
+) -> None:
+    """Of two stored names for one parameter, put the canonical one into `made`, and the other one into `twice`."""
     for name in [stored for stored, name in twice.items() if stored == name and len(made[name].cuts) == 1]:
-        (other,) = made[name].cuts  # of two stored names, the canonical one is preferred
+        (other,) = made[name].cuts
         made[name] = next(renamed for each, renamed in _results(found[name], fused) if each == name)
         del twice[name]
         twice[other.tensor] = name
-    return made, twice
 
 
 def _results(claim: Claim, fused: Mapping[str, Renamed]) -> Sequence[tuple[str, Renamed]]:

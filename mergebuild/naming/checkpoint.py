@@ -60,23 +60,28 @@ def to_ldm(components: Mapping[str, Shapes], kind: Kind | None = None) -> tuple[
 
     Args:
         components: Shapes by name of `unet`, `vae`, `text_encoder`, `text_encoder_2`; each may be absent. Names that
-            older
-            versions of diffusers and transformers wrote are known too.
+            older versions of diffusers and transformers wrote are known too.
         kind: The kind of model, if the caller knows it; it decides where text encoders go. None: from the tensors.
 
     `position_ids` of an encoder that becomes OpenCLIP's are neither returned nor reported: they are just 0, 1, 2...
     """
     kind = kind or kind_of_pipeline(components)
     made: dict[str, Renamed] = {}
-    for component, tensors in components.items():
-        if component == "unet":
-            made |= _prefixed(_UNET, unet.to_ldm(_state(tensors, component)))
-        elif component == "vae":
-            made |= _prefixed(_VAE, vae.to_ldm(_state(tensors, component)))
-        elif kind is not None and component in _TEXT_ENCODERS[kind]:
-            prefix = _text_prefix(kind, component, alone=not components.get("text_encoder"))
-            made |= _text_to_ldm(prefix, _state(tensors, component))
+    for component in components:
+        made |= _component_to_ldm(component, components, kind)
     return made, list(_left(components, made))
+
+
+def _component_to_ldm(component: str, components: Mapping[str, Shapes], kind: Kind | None) -> Mapping[str, Renamed]:
+    """Return the tensors of one component with original names; none if it has none there."""
+    state = _state(components[component], component)
+    if component == "unet":
+        return _prefixed(_UNET, unet.to_ldm(state))
+    if component == "vae":
+        return _prefixed(_VAE, vae.to_ldm(state))
+    if kind is not None and component in _TEXT_ENCODERS[kind]:
+        return _text_to_ldm(_text_prefix(kind, component, alone=not components.get("text_encoder")), state)
+    return {}
 
 
 def _left(components: Mapping[str, Shapes], made: Mapping[str, Renamed]) -> Iterator[str]:

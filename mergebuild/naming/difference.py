@@ -52,6 +52,11 @@ def explained(ours: Collection[str], theirs: Collection[str]) -> str:
     if heads is not None:
         mine, yours = heads
         return f"names begin with {_quoted(mine)} in the one and with {_quoted(yours)} in the other"
+    return _other_form(ours, theirs)
+
+
+def _other_form(ours: Collection[str], theirs: Collection[str]) -> str:
+    """Return which tensors one file has together and the other one by one, as a clause; empty if there are none."""
     for whole, part, one, other in _FORMS:
         for some, rest, first, second in ((ours, theirs, "first", "second"), (theirs, ours, "second", "first")):
             if any(whole.search(name) for name in some) and any(part.search(name) for name in rest):

@@ -8,7 +8,7 @@ file that holds a part of its kind: alone, in a checkpoint of the same family, o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from math import prod
@@ -121,15 +121,17 @@ def prefixes_of_new(of: str, new: Iterable[str], stored: Mapping[str, str]) -> M
     words = {name.partition(".")[0] for name in stored.values()}
     found: dict[str, str] = {}
     for prefix, part in lacking.items():
-        if any(name.startswith(prefix) for name in stored):
-            continue
-        alone = _parts(part.kind)[0] if part.kind else part
-        others = part.prefixes if {*part.inside} <= {*alone.inside} else ()
-        beside = (each for each in others if each.partition(".")[0] in words and each != f"{part.pipeline}.")
-        written = next(beside, part.written or prefix)
-        if written != prefix:
+        if not any(name.startswith(prefix) for name in stored) and (written := _prefix_of_new(part, words)) != prefix:
             found[prefix] = written
     return found
+
+
+def _prefix_of_new(part: Part, words: Collection[str]) -> str:
+    """Return the prefix of a part that is added to a file whose stored names begin with these words."""
+    alone = _parts(part.kind)[0] if part.kind else part
+    others = part.prefixes if {*part.inside} <= {*alone.inside} else ()
+    beside = (each for each in others if each.partition(".")[0] in words and each != f"{part.pipeline}.")
+    return next(beside, part.written or part.prefix)
 
 
 def _parts(of: str) -> tuple[Part, ...]:
@@ -222,9 +224,7 @@ def _held(own: Shapes, of: str) -> Iterator[_HeldPart]:
 def _choices(held: _HeldPart, parts: Sequence[Part], of: str, there: Shapes) -> Sequence[Part]:
     """Return the parts that one held by a file may be; a single one if that can be decided.
 
-    A part that the model has is recognized by its shapes. One that the model lacks is recognized by its width, which
-    only works for models of real size, or by tensors that others of its kind lack. So is a file of a part alone that
-    fits nowhere, which is refused later.
+    A part that the model has is recognized by its shapes.
     """
     found = [part for part in parts if part.kind == held.kind]
     absent = [part for part in found if not _is_in(part, there)]
@@ -233,6 +233,15 @@ def _choices(held: _HeldPart, parts: Sequence[Part], of: str, there: Shapes) -> 
         return _narrowed(
             fitting, lambda part: _covers(held, part, of, there), lambda part: _is_marked(held, part, found)
         )
+    return _choices_by_width(held, found, absent)
+
+
+def _choices_by_width(held: _HeldPart, found: Sequence[Part], absent: Sequence[Part]) -> Sequence[Part]:
+    """Return which of the parts `found`, of the kind of the one held, that one may be if no shapes of the model fit.
+
+    A part that the model lacks (`absent`) is recognized by its width, which only works for models of real size, or by
+    tensors that others of its kind lack. So is a file of a part alone that fits nowhere, which is refused later.
+    """
     unlike = list({(part.width, part.marks): part for part in reversed(absent)}.values())[::-1]
     of_width = [part for part in unlike if part.width == _width(held)]
     if of_width or not held.is_alone:

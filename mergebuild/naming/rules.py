@@ -281,16 +281,18 @@ def general() -> General:
         tuple(each["end"] for each in table["constants"]),
         tuple(table["first_layers"]),
         tuple(table["no_first_layers"]),
-        tuple(
-            Latents(
-                each["title"],
-                frozenset(each["families"]),
-                each["channels"],
-                each.get("scaling_factor"),
-                tuple(each.get("modelspec", ())),
-            )
-            for each in table["latents"]
-        ),
+        tuple(map(_latents, table["latents"])),
+    )
+
+
+def _latents(row: Mapping[str, Any]) -> Latents:
+    """Return one kind of latents from its row."""
+    return Latents(
+        row["title"],
+        frozenset(row["families"]),
+        row["channels"],
+        row.get("scaling_factor"),
+        tuple(row.get("modelspec", ())),
     )
 
 

@@ -183,16 +183,20 @@ def _cut(ours: list[str], row: Row, name: str, shape: tuple[int, ...]) -> Pieces
     return Pieces(tuple(parts))
 
 
+def _swapped(name: str, shape: tuple[int, ...]) -> Renamed | None:
+    """Return a tensor with its halves swapped; None if it has an odd number of rows."""
+    if not shape or shape[0] % 2:
+        return None
+    half = shape[0] // 2
+    return Renamed(shape, (RowsOf("", name, (half, shape[0])), RowsOf("", name, (0, half))))
+
+
 def _changed(row: Row, name: str, shape: tuple[int, ...], rest: str, shapes: Shapes) -> Renamed | None:
     """Return a tensor with the change that the row describes; None if that does not fit its shape."""
     match row.how:
         case "swapped":
-            if not row.is_swapped(shapes.get(f"{name.removesuffix(rest)}.weight", shape)):
-                return _same(name, shape)
-            if not shape or shape[0] % 2:
-                return None
-            half = shape[0] // 2
-            return Renamed(shape, (RowsOf("", name, (half, shape[0])), RowsOf("", name, (0, half))))
+            is_swapped = row.is_swapped(shapes.get(f"{name.removesuffix(rest)}.weight", shape))
+            return _swapped(name, shape) if is_swapped else _same(name, shape)
         case "transposed":
             return Renamed(shape[::-1], (RowsOf("", name, transposed=True),)) if len(shape) == 2 else None
         case "convolution" if len(shape) == 2:

@@ -7,7 +7,7 @@ stored tensor, and in which shape. A parameter that it lacks is named as the fil
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
@@ -68,17 +68,21 @@ class FileSpelling:
         for name, shape in shapes.items():
             if name in fused or (name in self.shapes and name not in self.made):
                 continue  # it shares a tensor with others, or is a stored tensor that holds several
-            renamed = self.made.get(name)
-            if renamed is not None and not any(map(_is_part, renamed.cuts)):
-                stored = [SpelledTensor(cut.tensor, self._shape(cut, renamed, shape)) for cut in renamed.cuts]
-                if sum(prod(each.shape) for each in stored) != prod(shape):  # it has grown: as many rows as there are
-                    stored = [SpelledTensor(renamed.cuts[0].tensor, shape)] if len(stored) == 1 else []
-            else:
-                other = self._neighbour(name)
-                stored = [SpelledTensor(name if other in taken else other, shape)]
+            stored = self._stored_of(name, shape, taken)
             if stored and stored != [(name, shape)]:
                 found[name] = stored
         return found
+
+    def _stored_of(self, name: str, shape: tuple[int, ...], taken: Collection[str]) -> Sequence[SpelledTensor]:
+        """Return the stored tensors of one parameter, which shares none with others; `taken`: names not to be used."""
+        renamed = self.made.get(name)
+        if renamed is None or any(map(_is_part, renamed.cuts)):
+            other = self._neighbour(name)
+            return [SpelledTensor(name if other in taken else other, shape)]
+        stored = [SpelledTensor(cut.tensor, self._shape(cut, renamed, shape)) for cut in renamed.cuts]
+        if sum(prod(each.shape) for each in stored) != prod(shape):  # it has grown: as many rows as there are
+            return [SpelledTensor(renamed.cuts[0].tensor, shape)] if len(stored) == 1 else []
+        return stored
 
     def fused(self, shapes: Shapes) -> Mapping[SpelledTensor, Sequence[str]]:
         """Return the stored tensors that hold several parameters, if all of them are in `shapes`.
@@ -184,9 +188,7 @@ class FileSpelling:
         found: dict[tuple[str, ...], tuple[str, str]] = {}
         for name, renamed in self.made.items():
             ours, theirs = name.split("."), renamed.cuts[0].tensor.split(".")
-            same = sum(
-                1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ours[::-1], theirs[::-1], strict=False))
-            )
+            same = _same_at_end(ours, theirs)
             if same == 0 and name != renamed.cuts[0].tensor:
                 continue
             front = tuple("".join(f"{part}." for part in parts[: len(parts) - same]) for parts in (ours, theirs))
@@ -196,6 +198,11 @@ class FileSpelling:
                     break
                 found[key] = (front[0], front[1])
         return found
+
+
+def _same_at_end(one: list[str], other: list[str]) -> int:
+    """Return how many words at the ends of two names are the same."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one[::-1], other[::-1], strict=False)))
 
 
 def _is_part(cut: RowsOf) -> bool:

@@ -78,6 +78,35 @@ def _linear(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _modules(names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield every module under both names, the original one first, for tensors with either names."""
+    yield from _modules_outside_levels()
+    layers = {(match[1], match[2], int(match[3]), int(match[4])) for match in map(_LAYER.match, names) if match}
+    ups = {i for coder, _, i, _ in layers if coder == "decoder.up"}
+    last = next(i for i in count() if i not in ups) - 1  # levels after a gap are unknown
+    for coder, of_diffusers, i, j in layers:
+        if coder == "decoder.up" and i > last:
+            continue
+        ldm, diffusers, sampler = _level(coder, i, last, of_diffusers=bool(of_diffusers))
+        yield from _parts(_RESNET, f"{ldm}.block.{j}", f"{diffusers}.resnets.{j}")
+        yield f"{ldm}.{sampler}.conv", f"{diffusers}.{sampler}rs.0.conv"
+
+
+def _level(coder: str, i: int, last: int, *, of_diffusers: bool) -> tuple[str, str, str]:
+    """Return both names of level `i`, the original one first, and its sampler's kind.
+
+    Args:
+        coder: `encoder.down` or `decoder.up`.
+        i: The number of the level in the names at hand.
+        last: The highest number of a level of the decoder.
+        of_diffusers: Whether the names at hand are those of diffusers.
+    """
+    if coder == "encoder.down":
+        return f"encoder.down.{i}", f"encoder.down_blocks.{i}", "downsample"
+    finest_first = last - i if of_diffusers else i
+    return f"decoder.up.{finest_first}", f"decoder.up_blocks.{last - finest_first}", "upsample"
+
+
+def _modules_outside_levels() -> Iterator[tuple[str, str]]:
+    """Yield the modules of any autoencoder under both names, the original one first."""
     yield "quant_conv", "quant_conv"
     yield "post_quant_conv", "post_quant_conv"
     for coder in ("encoder", "decoder"):
@@ -87,20 +116,6 @@ def _modules(names: Iterable[str]) -> Iterator[tuple[str, str]]:
         for j in (0, 1):
             yield from _parts(_RESNET, f"{coder}.mid.block_{j + 1}", f"{coder}.mid_block.resnets.{j}")
         yield from _parts(_ATTENTION, f"{coder}.mid.attn_1", f"{coder}.mid_block.attentions.0")
-    layers = {(match[1], match[2], int(match[3]), int(match[4])) for match in map(_LAYER.match, names) if match}
-    ups = {i for coder, _, i, _ in layers if coder == "decoder.up"}
-    last = next(i for i in count() if i not in ups) - 1  # levels after a gap are unknown
-    for coder, of_diffusers, i, j in layers:
-        if coder == "encoder.down":
-            ldm, diffusers, sampler = f"encoder.down.{i}", f"encoder.down_blocks.{i}", "downsample"
-        elif i > last:
-            continue
-        else:
-            finest_first = last - i if of_diffusers else i
-            ldm, diffusers = f"decoder.up.{finest_first}", f"decoder.up_blocks.{last - finest_first}"
-            sampler = "upsample"
-        yield from _parts(_RESNET, f"{ldm}.block.{j}", f"{diffusers}.resnets.{j}")
-        yield f"{ldm}.{sampler}.conv", f"{diffusers}.{sampler}rs.0.conv"
 
 
 def _old_attention() -> Iterator[tuple[str, str]]:

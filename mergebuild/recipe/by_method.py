@@ -20,11 +20,8 @@ METHOD = 'such as `method = "weighted_sum"`; `mergebuild methods` shows all'
 
 def by_method(table: TargetTable, node: Node) -> MadeBy | None:
     """Read a target whose `method` is `node`; None if there is no such method."""
-    name = table.reader.text(node, table.what("method"), expected="the name of a method", hint=METHOD)
-    method = table.context.methods.rows.get(name or "")
-    if name is None or method is None:
-        if name is not None and name not in table.context.methods.broken:
-            _unknown_method(table, name, node)
+    method = _method(table, node)
+    if method is None:
         check_inputs(table)
         return None
     allowed = keys_of(method)
@@ -35,7 +32,16 @@ def by_method(table: TargetTable, node: Node) -> MadeBy | None:
     parameters = Parameters(table, method)
     for parameter in method.parameters:
         parameters.read(parameter, models)
-    return MadeBy(name, tuple(inputs), parameters.numbers, parameters.flags, parameters.words)
+    return MadeBy(method.name, tuple(inputs), parameters.numbers, parameters.flags, parameters.words)
+
+
+def _method(table: TargetTable, node: Node) -> Method | None:
+    """Return the method that a target names; None if there is no such method."""
+    name = table.reader.text(node, table.what("method"), expected="the name of a method", hint=METHOD)
+    method = table.context.methods.rows.get(name or "")
+    if method is None and name is not None and name not in table.context.methods.broken:
+        _unknown_method(table, name, node)
+    return method
 
 
 def _inputs(table: TargetTable, method: Method) -> tuple[list[Input], list[ModelEntry]]:
@@ -73,10 +79,15 @@ def _model(table: TargetTable, number: int, item: Node, method: Method) -> Model
     if one in item.value:
         return ModelEntry(table.input(role, item.value[one]), item.value)
     if not misspelt(one, item.value, (one, *sorted(beside))):
-        message = f"{role} of target `{table.name}` has no `{one}`"
-        example = f'such as `{{ {one} = "name", {next(iter(beside), "weight")} = 0.5 }}`'
-        table.problems.add("missing-key", message, item.at, help=example)
+        _no_model(table, role, item, one, beside)
     return ModelEntry(None, item.value)
+
+
+def _no_model(table: TargetTable, role: str, item: Node, one: str, beside: set[str]) -> None:
+    """Report an item of a list of models that names none; `one`: the key that would name it."""
+    message = f"{role} of target `{table.name}` has no `{one}`"
+    example = f'such as `{{ {one} = "name", {next(iter(beside), "weight")} = 0.5 }}`'
+    table.problems.add("missing-key", message, item.at, help=example)
 
 
 def _meant_beside(key: str, method: Method, one: str, beside: set[str]) -> str:

@@ -118,12 +118,17 @@ def read_variables(files: Sequence[File], given: Mapping[str, tuple[object, str]
             at = At(file.document, ("vars", name))
             if names.add(name, at, "variable"):
                 raw[name] = (value, at)
+    _put_given(raw, given)
+    return _Variables(raw, problems).all()
+
+
+def _put_given(raw: dict[str, tuple[object, At]], given: Mapping[str, tuple[object, str]]) -> None:
+    """Put values from the command line in the place of those of the files, and record that they are from there."""
     for name, (value, label) in given.items():
         if name in raw:
             at = raw[name][1]
             at.document.edits[at.path] = label
             raw[name] = (value, at)
-    return _Variables(raw, problems).all()
 
 
 class _Variables:
@@ -200,18 +205,29 @@ def _source(reader: Reader, name: str, node: Node, file: File) -> Source | None:
     if not _has_known_keys(reader, table, node, what):
         return None
     if "path" not in table:
-        if not misspelt("path", table, _SOURCE):
-            hint = 'such as `path = "models/x.safetensors"`'
-            reader.problems.add("missing-key", f"{what} has no `path`", node.at, help=hint)
+        _no_path(reader, table, node, what)
         return None
     path = _path_of(reader, table["path"], what)
     pins = {key: _pin(reader, table[key], key, what) for key in _PINS if key in table}
     url = reader.text(table["url"], f"`url` of {what}") if "url" in table else None
     if path is None:
         return None
-    folder = Path(file.document.folder)
     sha256, autov2, autov3 = (pins.get(key) for key in ("sha256", "autov2", "autov3"))
-    return Source(name, path, folder, sha256, url, node.at, autov2=autov2, autov3=autov3)
+    return Source(name, path, Path(file.document.folder), sha256, url, node.at, autov2=autov2, autov3=autov3)
+
+
+def _no_path(reader: Reader, table: Mapping[str, Node], node: Node, what: str) -> None:
+    """Report a source without a path, unless it has a misspelt one."""
+    if not misspelt("path", table, _SOURCE):
+        hint = 'such as `path = "models/x.safetensors"`'
+        reader.problems.add("missing-key", f"{what} has no `path`", node.at, help=hint)
+
+
+def _no_pin(reader: Reader, node: Node, what: str) -> None:
+    """Report a pin by AutoV1."""
+    message = f"`autov1` can't pin {what}: it is of 64 KiB of a file, and many merges have the same"
+    hint = "pin it by `sha256`, which `mergebuild inspect FILE` prints"
+    reader.problems.add("bad-pin", message, node.at, key=True, help=hint)
 
 
 def _has_known_keys(reader: Reader, table: Mapping[str, Node], node: Node, what: str) -> bool:
@@ -221,9 +237,7 @@ def _has_known_keys(reader: Reader, table: Mapping[str, Node], node: Node, what:
     """
     for key, below in table.items():
         if key == "autov1":
-            message = f"`autov1` can't pin {what}: it is of 64 KiB of a file, and many merges have the same"
-            hint = "pin it by `sha256`, which `mergebuild inspect FILE` prints"
-            reader.problems.add("bad-pin", message, below.at, key=True, help=hint)
+            _no_pin(reader, below, what)
         elif key not in _SOURCE:
             hint = dotted_help(node) or did_you_mean(key, _SOURCE, otherwise=f"allowed: {among(_SOURCE)}")
             code = "dotted-key" if dotted_help(node) else "unknown-key"

@@ -186,17 +186,21 @@ def names(tree: Expression) -> list[Name]:
             return []
 
 
+def _meaningless(text: str, position: int) -> ExpressionError:
+    """Return the error for the first sign from a position on."""
+    start = position + len(text[position:]) - len(text[position:].lstrip())
+    odd = text[start]
+    hint = _OTHER_SIGNS.get(odd, _SIGNS if odd.isascii() else "a name beyond a-z, 0-9 and _ stands in quotes")
+    return ExpressionError(f"`{odd}` has no meaning here", start, start + 1, hint)
+
+
 def _tokens(text: str) -> list[_Token]:
     found: list[_Token] = []
     position, end = 0, len(text.rstrip())
     while position < end:
         match = _TOKEN.match(text, position)
         if match is None:
-            start = position + len(text[position:]) - len(text[position:].lstrip())
-            odd = text[start]
-            hint = _OTHER_SIGNS.get(odd, _SIGNS if odd.isascii() else "a name beyond a-z, 0-9 and _ stands in quotes")
-            message = f"`{odd}` has no meaning here"
-            raise ExpressionError(message, start, start + 1, hint)
+            raise _meaningless(text, position)
         kind = match.lastgroup or ""
         start = match.start(kind) - (1 if kind in ("single", "double") else 0)
         found.append(_Token(kind, match[kind], start, match.end()))

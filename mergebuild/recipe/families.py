@@ -33,6 +33,8 @@ _RANGE_EXAMPLE = "such as `{ from = 0.1, to = 0.5, step = 0.1 }`"
 
 Values = Mapping[str, Fraction | str]
 """The values of a member, by axis."""
+_Range = tuple[Fraction, Fraction, Fraction]
+"""The first value of a range, the last one, and the step between two."""
 
 
 class MemberError(ValueError):
@@ -82,17 +84,22 @@ class Axis:
             raise self._error(f"a value of `{self.name}` has {len(text)} signs, expected at most {_LONGEST}")
         if text in self.listed:
             return self.listed[text], text
-        if Fraction in self._kinds:
-            try:
-                number = exact_decimal(text)
-            except ValueError:
-                if str not in self._kinds:
-                    raise self._error(f"`{text}` is no number, as `{self.name}` is") from None
-            else:
-                return number, self._short(number)
+        if (number := self._number(text)) is not None:
+            return number, self._short(number)
         if bad_axis_text(text):
             raise self._error(f"`{text}` can't be a value of `{self.name}`")
         return text, text
+
+    def _number(self, text: str) -> Fraction | None:
+        """Return the number that a text means; None if it means none. Raise `MemberError` if it has to mean one."""
+        if Fraction not in self._kinds:
+            return None
+        try:
+            return exact_decimal(text)
+        except ValueError:
+            if str not in self._kinds:
+                raise self._error(f"`{text}` is no number, as `{self.name}` is") from None
+            return None
 
     def _short(self, number: Fraction) -> str:
         text = shortest_text(number)
@@ -129,11 +136,7 @@ class Family:
 
         Axes in `fixed` have only that value.
         """
-        held = fixed or {}
-        choices = [
-            [held[axis.name]] if axis.name in held else list(zip(axis.values, axis.texts, strict=True))
-            for axis in self.axes
-        ]
+        choices = self._choices(fixed or {})
         names = [axis.name for axis in self.axes]
         values = itertools.product(*([value for value, _ in each] for each in choices))
         texts = itertools.product(
@@ -141,6 +144,13 @@ class Family:
         )
         for value, text in zip(values, texts, strict=True):
             yield f"{self.name}@{','.join(text)}", dict(zip(names, value, strict=True))
+
+    def _choices(self, fixed: Mapping[str, tuple[Fraction | str, str]]) -> list[list[tuple[Fraction | str, str]]]:
+        """Return the values that each axis can have, with their texts."""
+        return [
+            [fixed[axis.name]] if axis.name in fixed else list(zip(axis.values, axis.texts, strict=True))
+            for axis in self.axes
+        ]
 
     def read(self, text: str) -> dict[str, tuple[Fraction | str, str]]:
         """Return the values that `alpha=0.3,beta=0.5` (without the name) gives to some of the axes.
@@ -150,18 +160,31 @@ class Family:
         """
         axes = {axis.name: axis for axis in self.axes}
         found: dict[str, tuple[Fraction | str, str]] = {}
-        example = f"a member is named such as `{self.first}`"
         for part in text.split(","):
-            name, equals, value = (piece.strip() for piece in part.partition("="))
-            if not equals or not value:
-                raise MemberError(f"`{part.strip()}` gives no axis a value", example)
-            if name not in axes:
-                hint = did_you_mean(name, axes, otherwise=f"its axes: {among(axes)}")
-                raise MemberError(f"`{self.name}` has no axis `{name}`", hint)
+            name, value = self._assignment(part, axes)
             if name in found:
-                raise MemberError(f"`{name}` is given twice", example)
+                raise MemberError(f"`{name}` is given twice", self._example)
             found[name] = axes[name].read(value)
         return found
+
+    def _assignment(self, part: str, axes: Mapping[str, Axis]) -> tuple[str, str]:
+        """Return the name of the axis and the text of the value in `alpha=0.3`.
+
+        Raises:
+            MemberError: it has another form, or the axis is unknown.
+        """
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not value:
+            raise MemberError(f"`{part.strip()}` gives no axis a value", self._example)
+        if name not in axes:
+            hint = did_you_mean(name, axes, otherwise=f"its axes: {among(axes)}")
+            raise MemberError(f"`{self.name}` has no axis `{name}`", hint)
+        return name, value
+
+    @property
+    def _example(self) -> str:
+        """Help for a text that names no member."""
+        return f"a member is named such as `{self.first}`"
 
     def member(self, fixed: Mapping[str, tuple[Fraction | str, str]]) -> Member:
         """Return the member with these values, as `read` gives them; axes left out have their first one."""
@@ -266,13 +289,17 @@ def _values(reader: Reader, node: Node, label: str) -> list[Fraction | str] | No
     if items is None:
         return None
     if not items:
-        reader.problems.add(
-            "empty-range", f"{label} is an empty list", node.at, help=f"list at least one value, {_AXIS_EXAMPLE}"
-        )
+        hint = f"list at least one value, {_AXIS_EXAMPLE}"
+        reader.problems.add("empty-range", f"{label} is an empty list", node.at, help=hint)
         return None
     if len(items) > MOST_MEMBERS:
         _too_many(reader, node, label, len(items))
         return None
+    return _listed_values(reader, items, label)
+
+
+def _listed_values(reader: Reader, items: list[Node], label: str) -> list[Fraction | str] | None:
+    """Return the values in a list; None if one is neither a number nor a string, which is reported."""
     found: list[Fraction | str] = []
     for item in items:
         if isinstance(item.value, (Fraction, str)):
@@ -285,20 +312,9 @@ def _values(reader: Reader, node: Node, label: str) -> list[Fraction | str] | No
 def _range(reader: Reader, node: Node, table: dict[str, Node], label: str) -> list[Fraction | str] | None:
     """Return the values of a range, including its ends."""
     numbers = _range_numbers(reader, node, table, label)
-    if numbers is None:
+    if numbers is None or not _is_usable(reader, node, table, label, numbers):
         return None
     first, last, step = numbers
-    if any(_is_long(number) for number in (first, step)):
-        message, hint = f"{label} has numbers of more than {_LONGEST} digits", "they are part of the members' names"
-        reader.problems.add("bad-axis", message, node.at, help=f"{hint}: write shorter ones")
-        return None
-    if step == 0 or (last - first) * step < 0:
-        endless = step == 0 or last > first
-        code = "endless-range" if endless else "empty-range"
-        message = f"{label} never reaches its end" if endless else f"{label} is empty: it starts beyond its end"
-        hint = "`step` must lead from `from` to `to`; it may be negative"
-        reader.problems.add(code, message, table["step"].at if endless else node.at, help=hint)
-        return None
     count = (last - first) // step + 1
     if count > MOST_MEMBERS:
         _too_many(reader, node, label, count)
@@ -306,9 +322,29 @@ def _range(reader: Reader, node: Node, table: dict[str, Node], label: str) -> li
     return list(_steps(first, step, count))
 
 
-def _range_numbers(
-    reader: Reader, node: Node, table: dict[str, Node], label: str
-) -> tuple[Fraction, Fraction, Fraction] | None:
+def _is_usable(reader: Reader, node: Node, table: dict[str, Node], label: str, numbers: _Range) -> bool:
+    """Return whether the numbers of a range are short, and lead to its end; report if they are not or don't."""
+    first, last, step = numbers
+    if any(_is_long(number) for number in (first, step)):
+        message, hint = f"{label} has numbers of more than {_LONGEST} digits", "they are part of the members' names"
+        reader.problems.add("bad-axis", message, node.at, help=f"{hint}: write shorter ones")
+        return False
+    if step == 0 or (last - first) * step < 0:
+        is_endless = step == 0 or last > first
+        _no_way(reader, table["step"] if is_endless else node, label, is_endless=is_endless)
+        return False
+    return True
+
+
+def _no_way(reader: Reader, node: Node, label: str, *, is_endless: bool) -> None:
+    """Report a range whose steps don't lead from its beginning to its end."""
+    code = "endless-range" if is_endless else "empty-range"
+    message = f"{label} never reaches its end" if is_endless else f"{label} is empty: it starts beyond its end"
+    hint = "`step` must lead from `from` to `to`; it may be negative"
+    reader.problems.add(code, message, node.at, help=hint)
+
+
+def _range_numbers(reader: Reader, node: Node, table: dict[str, Node], label: str) -> _Range | None:
     """Return `from`, `to` and `step`; None if one is missing or isn't a number, which is reported."""
     before = len(reader.problems)
     wanted = ("from", "to", "step")

@@ -57,22 +57,26 @@ def read_files(path: Path, problems: Problems) -> list[File]:
 
     Raises:
         RecipeError: a file is missing, can't be read, or is no TOML. Nothing else is checked then, since names that the
-            file declares
-            would seem unknown.
+            file declares would seem unknown.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 -- links stay: the path that the user gave is shown
-    try:
-        text = read_text(path)
-    except FileNotFoundError:
-        hint = "`mergebuild init` writes one; `-f FILE` or `-C DIR` name another"
-        raise RecipeError.one("no-mergefile", f"no mergefile at `{path}`", where=Place(path.name), help=hint) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError([_unreadable(path.name, error)]) from None
+    text = _text_of_mergefile(path)
     files = _FileReading(path.parent, problems)
     files.add(Document(path, path.name, text), ())
     if not files.complete:
         problems.fail()
     return files.found
+
+
+def _text_of_mergefile(path: Path) -> str:
+    """Return the text of the mergefile; raise `RecipeError` if it is missing or can't be read."""
+    try:
+        return read_text(path)
+    except FileNotFoundError:
+        hint = "`mergebuild init` writes one; `-f FILE` or `-C DIR` name another"
+        raise RecipeError.one("no-mergefile", f"no mergefile at `{path}`", where=Place(path.name), help=hint) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError([_unreadable(path.name, error)]) from None
 
 
 def given_files(contents: Mapping[str, object], root: Path, problems: Problems) -> list[File]:
@@ -149,24 +153,31 @@ class _FileReading:
 
     def _include(self, text: str, at: At, stack: tuple[Document, ...]) -> None:
         if not text or min(text) < " ":
-            shown = text.encode("unicode_escape").decode()
-            message = f"`include` has `{shown}`, which is no path"
-            self._problems.add("bad-path", message, at, help="write paths with `/`, or in single quotes")
-            self.complete = False
+            self._no_path(text, at)
             return
         path = Path(absolute(text, at.document.folder))
         name = self._name(path)
         real = os.path.realpath(path)
         names = [document.name for document in stack if os.path.realpath(document.path) == real]
         if names:
-            start = [document.name for document in stack].index(names[0])
-            circle = " -> ".join([document.name for document in stack[start:]] + names)
-            self._problems.add("include-cycle", f"files include each other: {circle}", at,
-                               help="take one `include` out; all files know each other's names")  # fmt: skip
+            self._circle(names, at, stack)
         elif len(stack) > _DEEPEST or len(self._seen) >= _MOST_FILES:
             self._too_many(f"{_DEEPEST} deep" if len(stack) > _DEEPEST else f"{_MOST_FILES} files", at)
         elif real not in self._seen:
             self._read(path, name, at, stack)
+
+    def _no_path(self, text: str, at: At) -> None:
+        shown = text.encode("unicode_escape").decode()
+        message = f"`include` has `{shown}`, which is no path"
+        self._problems.add("bad-path", message, at, help="write paths with `/`, or in single quotes")
+        self.complete = False
+
+    def _circle(self, names: list[str], at: At, stack: tuple[Document, ...]) -> None:
+        """Report files that include each other; `names`: of the file in `stack` that is included again."""
+        start = [document.name for document in stack].index(names[0])
+        circle = " -> ".join([document.name for document in stack[start:]] + names)
+        self._problems.add("include-cycle", f"files include each other: {circle}", at,
+                           help="take one `include` out; all files know each other's names")  # fmt: skip
 
     def _read(self, path: Path, name: str, at: At, stack: tuple[Document, ...]) -> None:
         try:

@@ -87,6 +87,18 @@ def parse_formula(text: str, numbers: Collection[str], refer: Callable[[Name], s
         ExpressionError: it is no formula, or not linear in its models; with the offsets.
     """
     tree = parse(text)
+    models, spellings, used = _names_by_kind(tree, numbers, refer)
+    _check_models(tree, spellings)
+    formula = LinearFormula(text, tuple(models), tuple(used), tree, MappingProxyType(spellings))
+    if not used:  # else it is checked when the numbers are known
+        _check_value(formula)
+    return formula
+
+
+def _names_by_kind(
+    tree: Expression, numbers: Collection[str], refer: Callable[[Name], str]
+) -> tuple[dict[str, int], dict[str, int], dict[str, None]]:
+    """Return the models of a formula and their spellings, with the models' indexes, and the numbers that it uses."""
     models: dict[str, int] = {}
     spellings: dict[str, int] = {}
     used: dict[str, None] = {}
@@ -95,15 +107,15 @@ def parse_formula(text: str, numbers: Collection[str], refer: Callable[[Name], s
             used[name.name] = None
         elif name.name not in spellings:
             spellings[name.name] = models.setdefault(refer(name), len(models))
+    return models, spellings, used
+
+
+def _check_models(tree: Expression, spellings: Mapping[str, int]) -> None:
+    """Raise `ExpressionError` if a formula, or a term of it, has no model."""
     if not _holds_model(tree, spellings):
         message = "a formula names at least one model, and every term of it has one"
-        raise ExpressionError(
-            message, tree.start, tree.end, "such as `0.7*a + 0.3*b`; `mergebuild list` shows the names"
-        )
-    formula = LinearFormula(text, tuple(models), tuple(used), tree, MappingProxyType(spellings))
-    if not used:  # else it is checked when the numbers are known
-        _check_value(formula)
-    return formula
+        hint = "such as `0.7*a + 0.3*b`; `mergebuild list` shows the names"
+        raise ExpressionError(message, tree.start, tree.end, hint)
 
 
 def _check_value(formula: LinearFormula) -> None:

@@ -66,12 +66,16 @@ class _Converting:
                 self._wrong(f"the key `{key!r}` is {_told(key)}", "keys are strings", path)
         return made
 
-    def _value(self, found: object, path: Keys) -> object:
+    def _count(self) -> None:
+        """Count one value, and raise all problems if there are too many."""
         self._values += 1
         if self._values > _MOST_VALUES:
             self._problems.add("too-much-text", f"{_NAME} goes beyond {_MOST_VALUES:,} values", At(self._document, ()),
                                help="write fewer; families make targets of one table")  # fmt: skip
             self._problems.fail()
+
+    def _value(self, found: object, path: Keys) -> object:
+        self._count()
         if isinstance(found, (Mapping, list, tuple)):
             return self._inside(found, path)
         if isinstance(found, (float, Decimal)):

@@ -147,8 +147,6 @@ def _variables(
 ) -> tuple[Scope, list[Override]]:
     """Return the values of the variables, and the overrides of other things."""
     known = {name: None for file in files for name in file.table("vars", problems)}
-    given: dict[str, tuple[object, str]] = {}
-    wrong: list[Problem] = []
     rest: list[Override] = []
     asked = [("--vars", name, value) for name, value in variables.items()]
     for edit in edits:
@@ -156,6 +154,13 @@ def _variables(
             asked.append((edit.label, ".".join(edit.pieces), edit.value))
         else:
             rest.append(edit)
+    return read_variables(files, _given(asked, known), problems), rest
+
+
+def _given(asked: Sequence[tuple[str, str, object]], known: Mapping[str, None]) -> dict[str, tuple[object, str]]:
+    """Return the raw values given to variables, each with its option; raise `UsageError` with all that can't be."""
+    given: dict[str, tuple[object, str]] = {}
+    wrong: list[Problem] = []
     for label, name, value in asked:
         try:
             given[name] = (_given_value(label, name, value, known), label)
@@ -163,7 +168,7 @@ def _variables(
             wrong.extend(error.problems)
     if wrong:
         raise UsageError(wrong)
-    return read_variables(files, given, problems), rest
+    return given
 
 
 def _given_value(label: str, name: str, value: object, known: Mapping[str, None]) -> object:

@@ -73,16 +73,21 @@ def read_methods(files: Sequence[File], scope: Scope, problems: Problems) -> Own
     for each in entries(files, "methods", "method", scope, Declared(problems), problems):
         if _is_taken(each, problems):
             continue
-        if sum(row is not None for row in rows.values()) == _MOST_METHODS:
-            message = f"there are more than {_MOST_METHODS} methods"
-            problems.add("too-much-text", message, each.at, key=True, help="one method can have many parameters")
-            problems.fail()
+        _check_count(rows, each, problems)
         node = resolve(each.raw, each.at, scope, problems)
         reading = _MethodReading(each.name, node, files[0].document.folder, programs, problems)
         rows[each.name] = reading.read()
         paths |= dict.fromkeys(reading.paths)
     broken = frozenset(name for name, row in rows.items() if row is None)
     return OwnMethods({name: row for name, row in rows.items() if row is not None}, tuple(paths), broken)
+
+
+def _check_count(rows: Mapping[str, Method | None], each: DeclaredEntry, problems: Problems) -> None:
+    """Report if there are as many methods before this one as there may be, and raise all problems then."""
+    if sum(row is not None for row in rows.values()) == _MOST_METHODS:
+        message = f"there are more than {_MOST_METHODS} methods"
+        problems.add("too-much-text", message, each.at, key=True, help="one method can have many parameters")
+        problems.fail()
 
 
 def _is_taken(each: DeclaredEntry, problems: Problems) -> bool:
@@ -186,6 +191,10 @@ class _MethodReading:
             return "", ""
         path = Path(absolute(named, node.at.document.folder))
         self.paths.append(path)
+        return self._read_text(path, node, what)
+
+    def _read_text(self, path: Path, node: Node, what: str) -> tuple[str, str]:
+        """Return a file's path for messages, and its text; both empty if it can't be read, which is reported."""
         shown = self._shown(path)
         try:
             return shown, self._programs.text(path)

@@ -58,16 +58,14 @@ class Namespace:
         Raises:
             NoSuchNameError: it names nothing, or several members.
         """
-        if text in self._sources or text in self._targets:
-            return text
-        if text.partition("@")[0].strip() in self._broken:
+        if text in self._sources or text in self._targets or text.partition("@")[0].strip() in self._broken:
             return text
         family, fixed = self._split(text, sources=True)
+        first = next(family.members(fixed))[0]
         if len(fixed) < len(family.axes) and self._count(family, fixed) > 1:
-            example = next(family.members(fixed))[0]
             message = f"`{text}` means {self._count(family, fixed)} targets, and an input is one"
-            raise NoSuchNameError("not-one-target", message, f"name a member, such as `{example}`")
-        return next(family.members(fixed))[0]
+            raise NoSuchNameError("not-one-target", message, f"name a member, such as `{first}`")
+        return first
 
     def expand(self, text: str) -> Iterable[str]:
         """Return the canonical names of all targets that a text names: a target, a family, a member, a slice.

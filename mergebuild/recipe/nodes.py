@@ -69,12 +69,8 @@ class Node(NamedTuple):
 
 def resolve(raw: object, at: At, scope: Scope, problems: Problems) -> Node:
     """Return a raw TOML value as a node, with every variable in it filled in."""
-    if isinstance(raw, str) and len(raw) > _LONGEST:
-        problems.add("too-long", f"a string has {len(raw):,} signs, and at most {_LONGEST:,} are read", at,
-                     help="nothing of a mergefile is so long; write it shorter")  # fmt: skip
-        return Node(INVALID, at)
     if isinstance(raw, str):
-        return Node(_filled(raw, at, scope, problems) if "${" in raw else raw, at)
+        return Node(_text(raw, at, scope, problems), at)
     if isinstance(raw, (Fraction, bool)):
         return Node(raw, at)
     if isinstance(raw, (int, BadNumber)):
@@ -83,6 +79,15 @@ def resolve(raw: object, at: At, scope: Scope, problems: Problems) -> Node:
         return Node(_inside(raw, at, scope, problems), at)
     assert isinstance(raw, (dt.date, dt.time))  # TOML has no other types
     return Node(raw, at)
+
+
+def _text(raw: str, at: At, scope: Scope, problems: Problems) -> Scalar | Invalid:
+    """Return a string with its variables filled in."""
+    if len(raw) > _LONGEST:
+        problems.add("too-long", f"a string has {len(raw):,} signs, and at most {_LONGEST:,} are read", at,
+                     help="nothing of a mergefile is so long; write it shorter")  # fmt: skip
+        return INVALID
+    return _filled(raw, at, scope, problems) if "${" in raw else raw
 
 
 def _number(raw: int | BadNumber, at: At, problems: Problems) -> Fraction | Invalid:
@@ -281,13 +286,8 @@ class Reader:
         if not isinstance(node.value, str):
             self.wrong(node, what, f"one of {among(allowed)}", f'write it in quotes: `"{next(iter(allowed))}"`')
             return None
-        meant = (hints or {}).get(node.value.lower())
-        hint = (
-            f"write `{meant}`" if meant else did_you_mean(node.value, allowed, otherwise=f"allowed: {among(allowed)}")
-        )
-        self.problems.add(
-            "bad-value", f"{what} is `{node.value}`, expected one of {among(allowed)}", node.at, help=hint
-        )
+        message = f"{what} is `{node.value}`, expected one of {among(allowed)}"
+        self.problems.add("bad-value", message, node.at, help=_choice_help(node.value, allowed, hints or {}))
         return None
 
     def known_keys(self, table: Mapping[str, Node], what: str, allowed: Collection[str], otherwise: str = "") -> None:
@@ -336,6 +336,12 @@ def dotted_help(node: Node) -> str:
         return ""
     name = ".".join(parts)
     return f'a dot in a bare key makes a table; if the name is `{name}`, quote it: `"{name}"`'
+
+
+def _choice_help(word: str, allowed: Collection[str], hints: Mapping[str, str]) -> str:
+    """Return help for a word that is not allowed; `hints`: what some words mean here."""
+    meant = hints.get(word.lower())
+    return f"write `{meant}`" if meant else did_you_mean(word, allowed, otherwise=f"allowed: {among(allowed)}")
 
 
 def _number_help(node: Node) -> str:

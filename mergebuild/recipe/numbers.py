@@ -28,12 +28,19 @@ def exact_decimal(text: str) -> Fraction:
 
     Raises:
         ValueError: it is no decimal number; NaN or infinite; has more than 1000 digits or an exponent beyond 1000. The
-            message says
-            which.
+            message says which.
     """
     beyond = "beyond 1e-1000 to 1e1000"
     if len(text) > _MOST_DIGITS:
         raise ValueError(beyond)
+    number = _finite_decimal(text)
+    if number and abs(number.adjusted()) > _MOST_DIGITS:
+        raise ValueError(beyond)
+    return Fraction(number) if number else Fraction(0)
+
+
+def _finite_decimal(text: str) -> Decimal:
+    """Return the number that a text means; raise `ValueError` if it means none, or one that is not finite."""
     try:
         number = Decimal(text)
     except InvalidOperation:
@@ -42,9 +49,7 @@ def exact_decimal(text: str) -> Fraction:
     if not number.is_finite():
         message = "not a finite number"
         raise ValueError(message)
-    if number and abs(number.adjusted()) > _MOST_DIGITS:
-        raise ValueError(beyond)
-    return Fraction(number) if number else Fraction(0)
+    return number
 
 
 def is_unwieldy(number: Fraction) -> bool:
@@ -62,6 +67,15 @@ def shortest_text(number: Fraction) -> str:
     Raises:
         ValueError: the number has no finite decimal form, such as 1/3.
     """
+    places = _places(number)
+    if places == 0:
+        return str(number.numerator)
+    digits = str(abs(number.numerator) * 10**places // number.denominator).rjust(places + 1, "0")
+    return f"{'-' if number < 0 else ''}{digits[:-places]}.{digits[-places:]}"
+
+
+def _places(number: Fraction) -> int:
+    """Return how many digits a number has after the point; raise `ValueError` if it has no finite decimal form."""
     rest = number.denominator
     twos = (rest & -rest).bit_length() - 1
     rest >>= twos
@@ -72,11 +86,7 @@ def shortest_text(number: Fraction) -> str:
     if rest != 1:
         message = f"{number} has no finite decimal form"
         raise ValueError(message)
-    places = max(twos, fives)
-    if places == 0:
-        return str(number.numerator)
-    digits = str(abs(number.numerator) * 10**places // number.denominator).rjust(places + 1, "0")
-    return f"{'-' if number < 0 else ''}{digits[:-places]}.{digits[-places:]}"
+    return max(twos, fives)
 
 
 def rounded(number: Decimal) -> Fraction:

@@ -87,17 +87,22 @@ class OutputPaths:
             _report_same((owner, first), (name, at), problems)
             return
         self._note_case(path, name)
-        reserved = self.reserved(compared)
-        if reserved:
+        if self._is_forbidden(compared, name, at, problems) or self._is_nested(compared, name, at, problems):
+            return
+        if listed:
+            self.listed[path] = name
+
+    def _is_forbidden(self, path: str, name: str, at: At, problems: Problems) -> bool:
+        """Return whether nothing may be written to a path, or it is a source's; report it then."""
+        if reserved := self.reserved(path):
             hint = 'choose another path, such as `output = "out/name.safetensors"`'
             problems.add("bad-output", f"the output of target `{name}` {reserved}", at, help=hint)
-            return
-        source = self._source(compared)
+            return True
+        source = self._source(path)
         if source is not None:
             message = f"the output of target `{name}` is the source `{source}`"
             problems.add("output-is-source", message, at, help="a source is never overwritten; choose another path")
-        elif not self._is_nested(compared, name, at, problems) and listed:
-            self.listed[path] = name
+        return source is not None
 
     def notices(self, name: str) -> tuple[str, ...]:
         """Return notices about the output of a target, a sentence each."""
@@ -133,12 +138,17 @@ class OutputPaths:
             return "lies in the folder of git"
         if behind.startswith(self._store + os.sep):
             return "lies in the store"
-        if not path.endswith(SUFFIXES) and f"{self._root}{os.sep}".startswith(behind):
+        return "" if path.endswith(SUFFIXES) else self._held_in(path)
+
+    def _held_in(self, folder: str) -> str:
+        """Return why a folder can't be an output, by what it holds, as the end of a sentence; empty if it can."""
+        behind = folder + os.sep
+        if f"{self._root}{os.sep}".startswith(behind):
             return "is the folder that holds the mergefile"
-        if not path.endswith(SUFFIXES) and self._store.startswith(behind):
+        if self._store.startswith(behind):
             return "is a folder that holds the store"
-        if not path.endswith(SUFFIXES) and path in self._above_files:
-            return f"is a folder that holds `{self._above_files[path]}`"
+        if folder in self._above_files:
+            return f"is a folder that holds `{self._above_files[folder]}`"
         return ""
 
     def _file_above(self, folder: str) -> str:
@@ -214,15 +224,22 @@ class OutputPaths:
             self._looked[folder] = self._looked.get(folder, 0) + 1
             if self._looked[folder] <= _FEW_OUTPUTS:
                 return os.path.islink(f"{folder}{os.sep}{name}")  # noqa: PTH114 -- strings, for there may be 100,000
-            try:
-                with os.scandir(folder or os.sep) as entries:
-                    known = {os.path.normcase(each.name) for each in entries if each.is_symlink()}
-            except (FileNotFoundError, NotADirectoryError):
-                known = set()
-            except OSError:  # a folder that can't be listed may have files that can be read
+            known = _links_in(folder or os.sep)
+            if known is None:  # a folder that can't be listed may have files that can be read
                 return os.path.islink(f"{folder}{os.sep}{name}")  # noqa: PTH114
             self._links[folder] = known
         return name in known
+
+
+def _links_in(folder: str) -> set[str] | None:
+    """Return the names of the links in a folder, none if there is no such folder; None if it can't be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            return {os.path.normcase(each.name) for each in entries if each.is_symlink()}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+    except OSError:
+        return None
 
 
 def _folded(path: str) -> str:

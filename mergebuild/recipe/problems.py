@@ -9,6 +9,9 @@ from mergebuild.recipe.places import At
 
 __all__ = ["Problems"]
 
+_Rows = tuple[str, ...]
+"""Facts shown between the place of a problem and its help, one per line."""
+
 
 class Problems:
     """The problems found so far."""
@@ -30,14 +33,7 @@ class Problems:
         self._files.setdefault(file, len(self._files))
 
     def add(
-        self,
-        code: str,
-        message: str,
-        where: At | Place | None,
-        *,
-        help: str,
-        key: bool = False,
-        rows: tuple[str, ...] = (),
+        self, code: str, message: str, where: At | Place | None, *, help: str, key: bool = False, rows: _Rows = ()
     ) -> None:
         """Add a problem, with help; the same problem is kept once.
 
@@ -50,9 +46,13 @@ class Problems:
         self._count += 1
         self._found[Problem(code, clipped(message), place, clipped(help), rows)] = None
         if self._count == MOST_PROBLEMS:
-            more = f"these are the first {MOST_PROBLEMS} mistakes, and there are more"
-            self._found[Problem("too-many-mistakes", more, None, "mend some of them, and look again")] = None
-            self.fail()
+            self._stop()
+
+    def _stop(self) -> None:
+        """Raise all problems, and say that there are more."""
+        more = f"these are the first {MOST_PROBLEMS} mistakes, and there are more"
+        self._found[Problem("too-many-mistakes", more, None, "mend some of them, and look again")] = None
+        self.fail()
 
     def fail(self) -> NoReturn:
         """Raise all problems: a UsageError if all of them are about the command line, else a RecipeError."""

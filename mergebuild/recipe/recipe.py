@@ -114,13 +114,16 @@ class Recipe:
         alike = self._made_alike(name)
         if alike is not None:
             return alike
+        return self._checked(self._canonical(name))
+
+    def _canonical(self, name: str) -> str:
+        """Return the canonical name of a target or member; raise `UsageError` if there is none, or several."""
         if name in self.sources:
             _raise_unknown(self._namespace.unknown(name, sources=False))
         try:
-            canonical = self._namespace.one(name)
+            return self._namespace.one(name)
         except NoSuchNameError as error:
             _raise_unknown(error)
-        return self._checked(canonical)
 
     def _checked(self, name: str) -> Target:
         """Read a target with all that it needs; if something is wrong, raise that and forget what was read."""
@@ -239,9 +242,13 @@ class Recipe:
             asked = self.project.default or ()
             if self.project.default is None:
                 return tuple(self._paths)
+        return self._all_named(asked)
+
+    def _all_named(self, texts: Iterable[str]) -> tuple[str, ...]:
+        """Return the canonical names of the targets that these texts name; raise one `UsageError` for all of them."""
         found: dict[str, None] = {}
         problems: list[Problem] = []
-        for text in asked:
+        for text in texts:
             try:
                 found.update(dict.fromkeys(self._named(text)))
             except UsageError as error:
@@ -330,25 +337,23 @@ class Recipe:
         if name in self._targets or name in self.sources:
             return None
         declared = name.partition("@")[0]
-        if declared not in self._declared:
+        if declared not in self._declared or not self._readable(declared):
             return None
         declaration = self._declared[declared]
-        scope: Scope = self._parts.scope
-        is_listed = True
-        if declared in self._families:
-            member = self._namespace.member(name)
-            scope, is_listed = _within(scope, member.values), member.is_listed
-        elif "foreach" in declaration.table:
-            return None
-        reading = read_target(
-            declaration, name, scope, self._namespace, self._methods, self._parts.default_dtype, problems
-        )
+        scope, is_listed = self._scope(name)
+        reading = read_target(declaration, name, scope, self._namespace, self._methods, self.default_dtype, problems)
         self._targets[name] = reading
-        target = reading.target
-        if target is not None and target.output_path is not None:
+        if reading.target is not None and reading.target.output_path is not None:
             at = declaration.at.child("output")
-            self._outputs.claim(str(target.output_path), name, at, problems, listed=is_listed)
+            self._outputs.claim(str(reading.target.output_path), name, at, problems, listed=is_listed)
         return reading.refs
+
+    def _scope(self, name: str) -> tuple[Scope, bool]:
+        """Return the scope of a target or member, and whether it is listed."""
+        if name.partition("@")[0] not in self._families:
+            return self._parts.scope, True
+        member = self._namespace.member(name)
+        return _within(self._parts.scope, member.values), member.is_listed
 
     def _check_outputs(self, family: Family, problems: Problems) -> None:
         """Check the output of every listed member, up to the first mistake."""
@@ -381,11 +386,15 @@ class Recipe:
         except OutputError as error:
             problems.add(error.code, f"`output` of target `{name}` {error}", at, help=error.hint)
         else:
-            before = len(problems)
-            path = absolute(text, at.document.folder)
-            self._outputs.claim(path, name, at, problems, listed=True)
-            if len(problems) == before:
-                self._listed[name] = _Listed(values, text, path)
+            self._claim_listed(text, name, values, at, problems)
+
+    def _claim_listed(self, output: str, name: str, values: Values, at: At, problems: Problems) -> None:
+        """Record the output of a listed member, or report what is wrong with it."""
+        before = len(problems)
+        path = absolute(output, at.document.folder)
+        self._outputs.claim(path, name, at, problems, listed=True)
+        if len(problems) == before:
+            self._listed[name] = _Listed(values, output, path)
 
     def _output_like(self, text: str) -> str:
         if not text.endswith(SUFFIXES):

@@ -65,27 +65,26 @@ def render(text: str, scope: Scope) -> Scalar:
 
     Raises:
         VariableError: an unknown variable, a text where a number is needed, a division by 0, a number that has no
-            decimal form in a
-            longer string, a `${` that is not closed, a string of more than 10,000 characters.
+            decimal form in a longer string, a `${` that is not closed, a string of more than 10,000 characters.
     """
     parts = _parts(text)
     if len(parts) == 1 and isinstance(parts[0], _Hole):
         return _value(parts[0], scope)
-    shown: list[str] = []
-    for part in parts:
-        if isinstance(part, str):
-            shown.append(part)
-            continue
-        try:
-            shown.append(as_text(_value(part, scope)))
-        except VariableError:
-            raise
-        except ValueError as error:
-            hint = "inside a longer string a number must be a decimal"
-            raise _failure("not-a-decimal", str(error), part, hint) from None
+    shown = [part if isinstance(part, str) else _shown(part, scope) for part in parts]
     if sum(map(len, shown)) > _LONGEST:
         raise _too_long(text)
     return "".join(shown)
+
+
+def _shown(hole: _Hole, scope: Scope) -> str:
+    """Return the value of a `${...}` as it is written in a longer string; raise `VariableError` if it has none."""
+    try:
+        return as_text(_value(hole, scope))
+    except VariableError:
+        raise
+    except ValueError as error:
+        hint = "inside a longer string a number must be a decimal"
+        raise _failure("not-a-decimal", str(error), hole, hint) from None
 
 
 def variables_of(text: str, known: Mapping[str, object]) -> list[str]:
@@ -111,17 +110,10 @@ def _parts(text: str) -> tuple[str | _Hole, ...]:
     if len(text) > _LONGEST and "${" in text:
         raise _too_long(text)
     while (start := text.find("${", position)) >= 0:
-        end = _closing(text, start + 2)
-        if end < 0:
-            message = "`${` is not closed by `}`"
-            raise VariableError("bad-variable", message, start, len(text), "a variable is written `${name}`")
+        end = _closing(text, start)
         if start > position:
             found.append(text[position:start])
-        source = text[start + 2 : end]
-        try:
-            found.append(_Hole(source.strip(), parse(source), None, start))
-        except ExpressionError as error:
-            found.append(_Hole(source.strip(), None, error, start))
+        found.append(_hole(text[start + 2 : end], start))
         position = end + 1
     if position < len(text) or not found:
         found.append(text[position:])
@@ -133,9 +125,18 @@ def _too_long(text: str) -> VariableError:
     return VariableError("too-long", message, 0, len(text), "nothing of a mergefile is so long; write it shorter")
 
 
-def _closing(text: str, position: int) -> int:
+def _hole(source: str, start: int) -> _Hole:
+    """Return a `${...}` from the text in its braces and the index where it begins."""
+    try:
+        return _Hole(source.strip(), parse(source), None, start)
+    except ExpressionError as error:
+        return _Hole(source.strip(), None, error, start)
+
+
+def _closing(text: str, start: int) -> int:
+    """Return the index of the `}` that closes the `${` at an index; raise `VariableError` if none does."""
     quote = ""
-    for offset in range(position, len(text)):
+    for offset in range(start + 2, len(text)):
         sign = text[offset]
         if quote:
             quote = "" if sign == quote else quote
@@ -143,7 +144,8 @@ def _closing(text: str, position: int) -> int:
             quote = sign
         elif sign == "}":
             return offset
-    return -1
+    message = "`${` is not closed by `}`"
+    raise VariableError("bad-variable", message, start, len(text), "a variable is written `${name}`")
 
 
 def _value(hole: _Hole, scope: Scope) -> Scalar:

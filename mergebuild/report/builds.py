@@ -77,17 +77,21 @@ def plan_lines(plan: PlanResult, *, verbose: bool = False, shown: Shown = as_it_
         return [_nothing_to_do(len(plan.targets), plan.seconds)]
     lines: list[str] = []
     for target, row in zip(plan.targets, table(_planned_row(each, shown) for each in plan.targets), strict=True):
-        lines.append(row)
-        lines += (f"    {text}" for text in (*target.reasons, *target.notices))
-        if target.error and target.error.message not in target.reasons:
-            lines.append(f"    {target.error.message}")
-        lines += _tensor_lines(target)
+        lines += [row, *_planned_lines(target)]
     if plan.bytes_to_hash:
         lines.append(f"{size_text(plan.bytes_to_hash)} of sources are not hashed yet, and would be read to know more")
     lines.append(f"space: {size_text(plan.space_needed)} needed, {size_text(plan.space_free)} free")
     device = f", {size_text(plan.memory.device)} of each device's" if plan.memory.device else ""
     lines.append(f"memory: at most {size_text(plan.memory.host)} beside the page cache{device}")
     return lines
+
+
+def _planned_lines(target: TargetResult) -> list[str]:
+    """Return the lines below a target's row: its reasons and notices, its error, and its tensors."""
+    lines = [f"    {text}" for text in (*target.reasons, *target.notices)]
+    if target.error and target.error.message not in target.reasons:
+        lines.append(f"    {target.error.message}")
+    return lines + _tensor_lines(target)
 
 
 def _tensor_lines(target: TargetResult) -> list[str]:

@@ -51,8 +51,13 @@ def method_lines(method: Method) -> list[str]:
     lines += [f"  inputs: {inputs_text(method)}"]
     if method.parameters:
         lines += ["  parameters:", *table(map(_parameter_row, method.parameters), indent=4)]
+    return [*lines, *(f"  {label}: {text}" for label, text in _further_facts(method) if text)]
+
+
+def _further_facts(method: Method) -> list[tuple[str, str]]:
+    """Return what the catalog says besides inputs and parameters, each with its label; empty if it says nothing."""
     program = method.makes.program
-    named = [
+    return [
         ("reads", method.makes.reads),
         ("file", program.file if program else ""),
         ("also called", ", ".join(method.aliases)),
@@ -60,7 +65,6 @@ def method_lines(method: Method) -> list[str]:
         ("cite", method.cite),
         ("same bytes everywhere", "yes" if method.exact else "no: approximate"),
     ]
-    return [*lines, *(f"  {label}: {text}" for label, text in named if text)]
 
 
 def kind_text(parameter: Parameter) -> str:
@@ -74,6 +78,11 @@ def kind_text(parameter: Parameter) -> str:
             kind = "a whole number"
         case _:
             kind = "a number per tensor, one a model" if parameter.per == "model" else "a number per tensor"
+    return _within_bounds(kind, parameter)
+
+
+def _within_bounds(kind: str, parameter: Parameter) -> str:
+    """Return a kind of numbers with the bounds that a parameter sets them."""
     low, high = parameter.low, parameter.high
     if low is not None and high is not None:
         return f"{kind}, from {low} to {high}"

@@ -146,16 +146,7 @@ def clean_lines(cleaned: CleanResult, *, shown: Shown = as_it_is) -> list[str]:
 
 def inspection_lines(found: Inspection) -> list[str]:
     """Return the facts about a file, how it was made, components, metadata, and tensors if they were asked for."""
-    facts = [
-        ("format", f"{found.format}, {count_text(found.tensors, 'tensor')}, {size_text(found.bytes)}"),
-        ("layout", found.layout or "unknown"),
-        *(_adapter_rows(found.adapter) if found.adapter is not None else ()),
-        ("weights", found.weights),
-        ("dtypes", _dtypes_text(found.dtypes)),
-        *found.facts.items(),
-        *((name, digest or "") for name, digest in found.hashes.items()),
-    ]
-    lines = [found.path, *table((fact for fact in facts if fact[1]), indent=2)]
+    lines = [found.path, *table((fact for fact in _facts_of(found) if fact[1]), indent=2)]
     lines += [f"  {sentence}" for sentence in (*found.origin, *found.notices)]
     if found.components:
         lines += ["components:", *table(_component_rows(found.components), indent=2)]
@@ -165,6 +156,19 @@ def inspection_lines(found: Inspection) -> list[str]:
         tensors = ((name, dtype, str(list(shape)), size_text(size)) for name, dtype, shape, size in found.tensor_list)
         lines += ["tensors:", *table(tensors, indent=2)]
     return lines
+
+
+def _facts_of(found: Inspection) -> list[tuple[str, str]]:
+    """Return the facts about a file, each with its name; empty if it does not apply."""
+    return [
+        ("format", f"{found.format}, {count_text(found.tensors, 'tensor')}, {size_text(found.bytes)}"),
+        ("layout", found.layout or "unknown"),
+        *(_adapter_rows(found.adapter) if found.adapter is not None else ()),
+        ("weights", found.weights),
+        ("dtypes", _dtypes_text(found.dtypes)),
+        *found.facts.items(),
+        *((name, digest or "") for name, digest in found.hashes.items()),
+    ]
 
 
 def _dtypes_text(dtypes: Mapping[str, int]) -> str:

@@ -94,26 +94,8 @@ class BarListener:
             bar[0].stop()
 
     def _begin(self, event: PassBegun) -> None:
-        from rich.console import Console as RichConsole
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
-        from rich.progress import Progress as RichProgress
-
         self.close()
-        progress = RichProgress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(compact=True),
-            console=RichConsole(stderr=True),
-            transient=True,
-        )
+        progress = _bar()
         task = progress.add_task(clean(_pass_text(event)), total=event.bytes_total)
         progress.start()
         self._bar = (progress, task)
@@ -126,6 +108,23 @@ class BarListener:
             _, label, text = found
             shown = f"{label}: {clean(text)}" if label else clean(text)
             bar[0].console.print(shown, markup=False, highlight=False, soft_wrap=True)
+
+
+def _bar() -> RichProgress:
+    """Return a bar for one pass, which is not on the screen yet."""
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as RichProgress
+
+    return RichProgress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(compact=True),
+        console=RichConsole(stderr=True),
+        transient=True,
+    )
 
 
 def _pass_text(event: PassBegun) -> str:
