@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
+
+from mergebuild.errors import UsageError
+from mergebuild.formats.dtypes import DTYPES_BY_WORD
 
 if TYPE_CHECKING:
     from mergebuild.build.options import BuilderOptions
 
 __all__ = ["BuildOptions", "BuildWords"]
+
+
+_EXPECTED = {
+    "threads": "expected a whole number from 1 on, or None",
+    "device": "expected `auto`, `cpu`, `cuda` or `cuda:0`",
+    "out": "expected a path",
+    "dtype": "expected a dtype, such as `float16`",
+    "lock_timeout": "expected seconds from 0 on, or None",
+}
+"""For each option that is checked, its values in words."""
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 class BuildWords(TypedDict, total=False):
@@ -55,6 +74,31 @@ class BuildOptions:
     def changed(self, **words: Unpack[BuildWords]) -> BuildOptions:
         """Return these options with some of them changed."""
         return replace(self, **words) if words else self
+
+    def checked(self) -> BuildOptions:
+        """Return these options.
+
+        Raises:
+            UsageError: one has a value that it can't have, or goes with another one.
+        """
+        wrong = next((name for name, is_right in self._is_right() if not is_right), None)
+        if wrong is not None:
+            message, help_ = f"`{wrong}` is {getattr(self, wrong)!r}", _EXPECTED[wrong]
+            raise UsageError.one("bad-option", message, help=help_)
+        if self.dtype is not None and self.out is None:
+            raise UsageError.one("dtype-without-out", "`dtype` goes with `out`", help="or set `dtype` in the mergefile")
+        return self
+
+    def _is_right(self) -> Iterator[tuple[str, bool]]:
+        """Yield each option whose value is not only yes or no, and whether it can have its value."""
+        device: object = self.device
+        out: object = self.out
+        wait: object = self.lock_timeout
+        yield "threads", self.threads is None or (_is_whole(self.threads) and self.threads > 0)
+        yield "device", isinstance(device, str)
+        yield "out", out is None or (isinstance(out, str | Path) and "\0" not in str(out))
+        yield "dtype", self.dtype is None or self.dtype in DTYPES_BY_WORD
+        yield "lock_timeout", wait is None or (isinstance(wait, int | float) and 0 <= wait <= threading.TIMEOUT_MAX)
 
     @property
     def is_plain(self) -> bool:

@@ -61,8 +61,9 @@ def load(
     if root is not None:
         raise UsageError.one("root-of-a-file", "`root` goes with values; a mergefile's paths are relative to itself")
     began, place = Moment.now(), Path(path).absolute()
-    recipe = load_recipe(Path(path), overrides=overrides, variables=variables)
-    return Project(recipe, lambda targets: Stamp(place, overrides, variables, targets), began)
+    edits, values = tuple(overrides), dict(variables or {})  # the caller may change theirs later
+    recipe = load_recipe(Path(path), overrides=edits, variables=values)
+    return Project(recipe, lambda targets: Stamp(place, edits, values, targets), began)
 
 
 class Project:
@@ -180,23 +181,23 @@ class Project:
             MergeBuildError: a problem known before any work, unless `keep_going` (the error has the `result`); a full
                 disk; an interrupt.
         """
-        options = (options or BuildOptions()).changed(**changes)
-        build = partial(self._build, tuple(targets), options, emit)
+        options = (options or BuildOptions()).changed(**changes).checked()
+        build = partial(self._build, targets, options, emit)
         return profiled(build) if options.profile else build()
 
-    def _build(self, targets: tuple[str, ...], options: BuildOptions, emit: Emit) -> BuildResult:
+    def _build(self, targets: Sequence[str], options: BuildOptions, emit: Emit) -> BuildResult:
         began = time.perf_counter()
         if device_class(options.device) != "cpu":
             from mergebuild.engine.requirements import check_device
 
             check_device(options.device)
-        names = self.recipe.resolve(targets)
+        names, asked = self.recipe.resolve(targets), tuple(targets)
         lock = lockfile.read(self._claims.lock_file) if options.locked else None
-        stamp = self._stamp_of(targets) if self._stamp_of else None
-        keep = partial(keep_answer, targets=targets, names=names, since=Moment.now(), stamp=stamp, read=self._began)
+        stamp = self._stamp_of(asked) if self._stamp_of else None
+        keep = partial(keep_answer, targets=asked, names=names, since=Moment.now(), stamp=stamp, read=self._began)
 
         def verb(session: Session) -> BuildResult:
-            known = session.nothing_to_do(targets) if options.is_plain else None
+            known = session.nothing_to_do(asked) if options.is_plain else None
             return known.result(began) if known else Building(session, names, options, lock, began, keep).run()
 
         return self._sessions.run(

@@ -140,9 +140,10 @@ class Stamp:
         self.store = os.path.abspath(store)
         """The store in which a stamp is looked for; `[project] store` is only known from the mergefile's text."""
         key = xxhash.xxh3_128()
-        facts = (f"{__version__} {REVISION}", where, repr(sorted((variables or {}).items())))
+        home = os.path.expanduser("~")  # paths in the mergefile may begin with it
+        facts = (f"{__version__} {REVISION}", home, where, repr(sorted((variables or {}).items())))
         for word in (*facts, str(len(overrides)), *overrides, *targets):
-            key.update(f"{len(word)}:{word}".encode())
+            key.update(f"{len(word)}:{word}".encode(errors="surrogateescape"))
         self._path = os.path.join(self.store, "stamps", key.hexdigest())
 
     def answer(self) -> BuildResult | None:
@@ -162,20 +163,24 @@ class Stamp:
         except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
             return None
 
-    def write(self, texts: Iterable[Path], answer: KnownAnswer, *, read: Moment) -> None:
+    def write(self, texts: Mapping[Path, str], answer: KnownAnswer, *, read: Moment) -> None:
         """Record an answer, if it follows from the present text of the recipe's files; else remove the stamp.
 
-        `read`: a moment before these were read.
+        Args:
+            texts: The recipe's files, with the texts that the answer follows from.
+            answer: The answer.
+            read: A moment before these were read.
         """
-        words = {path: _text_of(path) for path in map(str, texts)}
-        states = [Identity(*_state_of(path)) for path in words]
-        until = Moment.now()
-        if any(is_racy(state, read, until) for state in states):
-            self.forget()
-            return
         from pathlib import Path
 
         from mergebuild.system.publishing import write_text
+
+        words = {path: _text_of(path) for path in map(str, texts)}
+        states = [Identity(*_state_of(path)) for path in words]
+        until = Moment.now()
+        if not all(map(_is_as_read, texts, texts.values())) or any(is_racy(state, read, until) for state in states):
+            self.forget()
+            return
 
         os.makedirs(os.path.dirname(self._path), exist_ok=True)
         kept = {"texts": list(words.items()), **answer._asdict()}
@@ -214,6 +219,16 @@ def _forget_old(folder: str) -> None:
 
 def _text_of(path: str) -> str:
     return xxhash.xxh3_128_hexdigest(_read(path))
+
+
+def _is_as_read(path: Path, text: str) -> bool:
+    """Whether a file has this text: another one may have come to its path by way of a folder, with times long ago."""
+    from mergebuild.system.bounded_text import read_text
+
+    try:
+        return read_text(path) == text
+    except UnicodeDecodeError:
+        return False
 
 
 def _read(path: str) -> bytes:

@@ -55,7 +55,7 @@ def keep_answer(
         if answer is not None:
             session.remember(targets, answer)
         if stamp is not None and answer is not None and _may_be_stamped(session, stamp, names):
-            stamp.write(session.recipe.files, answer, read=read)
+            stamp.write(session.recipe.texts, answer, read=read)
         elif stamp is not None:
             stamp.forget()
 

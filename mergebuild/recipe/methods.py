@@ -54,8 +54,8 @@ class OwnMethods(NamedTuple):
     """The methods that a recipe declares itself."""
 
     rows: Mapping[str, Method]
-    paths: tuple[Path, ...]
-    """The files that define them."""
+    texts: Mapping[Path, str]
+    """The files that define them, with their texts as they were read."""
     broken: frozenset[str]
     """Names of invalid ones, which are reported."""
 
@@ -68,7 +68,7 @@ class OwnMethods(NamedTuple):
 def read_methods(files: Sequence[File], scope: Scope, problems: Problems) -> OwnMethods:
     """Return the methods that the files declare."""
     rows: dict[str, Method | None] = {}
-    paths: dict[Path, None] = {}
+    texts: dict[Path, str] = {}
     programs = _Programs()
     for each in entries(files, "methods", "method", scope, Declared(problems), problems):
         if _is_taken(each, problems):
@@ -77,9 +77,9 @@ def read_methods(files: Sequence[File], scope: Scope, problems: Problems) -> Own
         node = resolve(each.raw, each.at, scope, problems)
         reading = _MethodReading(each.name, node, files[0].document.folder, programs, problems)
         rows[each.name] = reading.read()
-        paths |= dict.fromkeys(reading.paths)
+        texts |= reading.texts
     broken = frozenset(name for name, row in rows.items() if row is None)
-    return OwnMethods({name: row for name, row in rows.items() if row is not None}, tuple(paths), broken)
+    return OwnMethods({name: row for name, row in rows.items() if row is not None}, texts, broken)
 
 
 def _check_count(rows: Mapping[str, Method | None], each: DeclaredEntry, problems: Problems) -> None:
@@ -132,7 +132,7 @@ class _MethodReading:
         self._programs = programs
         self._problems = problems
         self._reader = Reader(problems)
-        self.paths: list[Path] = []
+        self.texts: dict[Path, str] = {}
 
     def read(self) -> Method | None:
         """Return the row; None if something is wrong with it, which is reported."""
@@ -190,18 +190,18 @@ class _MethodReading:
             self._problems.add("bad-path", message, node.at, help="write paths with `/`, or in single quotes")
             return "", ""
         path = Path(absolute(named, node.at.document.folder))
-        self.paths.append(path)
         return self._read_text(path, node, what)
 
     def _read_text(self, path: Path, node: Node, what: str) -> tuple[str, str]:
         """Return a file's path for messages, and its text; both empty if it can't be read, which is reported."""
         shown = self._shown(path)
         try:
-            return shown, self._programs.text(path)
+            self.texts[path] = self._programs.text(path)
         except (OSError, UnicodeDecodeError) as error:
             message, hint = _unreadable(error)
             self._problems.add("no-program", f"{what} is `{shown}`, {message}", node.at, help=hint)
             return "", ""
+        return shown, self.texts[path]
 
     def _shown(self, path: Path) -> str:
         try:

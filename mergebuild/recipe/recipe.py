@@ -72,8 +72,10 @@ class Recipe:
     def __init__(self, parts: Parts, default: Iterable[tuple[str, At]], problems: Problems) -> None:
         self.path = parts.files[0].document.path
         self.root = self.path.parent
-        self.files = (*(file.document.path for file in parts.files), *parts.methods.paths)
-        """The mergefile, the files that it includes, and those of the user's own methods."""
+        documents = (file.document for file in parts.files)
+        self.texts = {**{each.path: each.text for each in documents}, **parts.methods.texts}
+        """The mergefile, the files that it includes, and those of the user's own methods, with their texts as read."""
+        self.files = tuple(self.texts)
         self.own_methods = parts.methods.rows
         """The methods of `[methods]`, by name."""
         self.default_dtype = parts.default_dtype
@@ -238,6 +240,8 @@ class Recipe:
         Raises:
             UsageError: one of them is no target and no output.
         """
+        if isinstance(asked, str):  # a sequence of its letters, too
+            raise UsageError.one("bad-targets", f"targets are `{asked}`, a string", help="name them in a list")
         if not asked:
             asked = self.project.default or ()
             if self.project.default is None:

@@ -11,6 +11,7 @@ import pytest
 from lab import Lab
 
 from mergebuild.project import stamp
+from mergebuild.project.project import load
 from mergebuild.project.stamp import Stamp
 from mergebuild.sources.sources import Sources
 from mergebuild.store.publisher import DiskPublisher
@@ -324,3 +325,47 @@ def test_a_configuration_that_appears_beside_a_source_voids_the_stamp(mix: Lab) 
     mix.settle()
     mix.build()
     assert answers(mix)
+
+
+def test_a_caller_that_changes_its_overrides_later_leaves_no_stamp_for_them(first: Lab) -> None:
+    overrides, variables = ["mix.alpha=0.25"], {"p": "0.25"}
+    first.write("[vars]\np = 0.5\n" + MIX)
+    first.settle()
+    project = load(first / "mergefile.toml", overrides=overrides, variables=variables)
+    overrides[0], variables["p"] = "mix.alpha=0.75", "0.75"
+    project.build()
+    assert Stamp(first / "mergefile.toml", ("mix.alpha=0.25",), {"p": "0.25"}, ()).answer() is not None
+    assert Stamp(first / "mergefile.toml", overrides, variables, ()).answer() is None
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_text_that_another_one_replaced_since_it_was_read_is_not_stamped(first: Lab, is_link: bool) -> None:
+    """By way of its folder, so that its times are old."""
+    for name, alpha in (("one", "0.25"), ("two", "0.75")):
+        (first / name).mkdir()
+        (first / name / "more.toml").write_text(MIX.replace("0.5", alpha).replace('"mix.', '"../mix.'))
+    if is_link:
+        (first / "now").symlink_to("one")
+    else:
+        (first / "one").rename(first / "now")
+    first.write("#sources\n")
+    text = (first / "mergefile.toml").read_text()
+    (first / "mergefile.toml").write_text('[project]\ninclude = ["now/more.toml"]\n' + text)
+    first.settle()
+    project = first.project
+    if is_link:
+        (first / "now").unlink()
+        (first / "now").symlink_to("two")
+    else:
+        (first / "now").rename(first / "one")
+        (first / "two").rename(first / "now")
+    project.build()
+    assert not answers(first)
+    assert first.verdicts() == {"mix": "built"}
+
+
+def test_another_home_has_another_stamp(mix: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths of sources and outputs may begin with `~`."""
+    assert answers(mix)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert not answers(mix)
