@@ -135,9 +135,10 @@ class Lab:
     def compile(self) -> None:
         """Compile the modules of the program under test to bytecode, as an installation does.
 
-        Without that, with PYTHONDONTWRITEBYTECODE, each run would compile modules that changed since.
+        Without that, with PYTHONDONTWRITEBYTECODE, each run would compile modules that changed since. A Python that
+        can't run is told of by the first case.
         """
-        _quietly([self.python, "-m", "compileall", "-q", str(REPOSITORY / "mergebuild")])
+        subprocess.run([self.python, "-m", "compileall", "-q", str(REPOSITORY / "mergebuild")], check=False)
 
     def peer(self, name: str) -> Path:
         """Return the `bin` folder of an environment in which a peer is installed."""
