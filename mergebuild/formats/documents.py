@@ -87,15 +87,16 @@ def is_own(path: Path, folder: Path, within: Sequence[Path] = ()) -> bool:
     keys, do not count, except in the caches of DVC and git-annex, which hold models.
     """
     real, home = (Path(os.path.realpath(each)) for each in (path, folder))  # loops of links raise nothing
-    if real.is_relative_to(home):
-        return True
-    caches = (parent.parent for parent in home.parents if parent.name == "snapshots")
-    if any(cache.name.startswith("models--") and real.parent == cache / "blobs" for cache in caches):
-        return True
-    if _is_in_hub(real):
+    if real.is_relative_to(home) or _is_in_cache_of(home, real) or _is_in_hub(real):
         return True
     places = (Path(os.path.realpath(each)) for each in within)
     return any(real.is_relative_to(each) and not _is_hidden(real.relative_to(each).parts) for each in places)
+
+
+def _is_in_cache_of(home: Path, real: Path) -> bool:
+    """Return whether a file is in the same cache of a model as a folder, which is a snapshot in it."""
+    caches = (parent.parent for parent in home.parents if parent.name == "snapshots")
+    return any(cache.name.startswith("models--") and real.parent == cache / "blobs" for cache in caches)
 
 
 def _is_in_hub(real: Path) -> bool:
@@ -140,15 +141,20 @@ def _opened(path: Path, shown: str) -> int:
         raise _unreadable(shown, error) from error
 
 
+def _check_kind_and_size(found: os.stat_result, shown: str, most: int) -> None:
+    """Refuse what is no regular file, or has more than so many bytes."""
+    if not stat.S_ISREG(found.st_mode):
+        raise _error("file-not-regular", shown, "is a folder, a pipe or a device, not a file")
+    if found.st_size > most:
+        sentence = f"has {found.st_size:,} bytes, and at most {most:,} are allowed"
+        raise _error("json-too-large", shown, sentence)
+
+
 def _content(path: Path, shown: str, most: int) -> bytearray:
     fd = _opened(path, shown)
     try:
         found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise _error("file-not-regular", shown, "is a folder, a pipe or a device, not a file")
-        if found.st_size > most:
-            sentence = f"has {found.st_size:,} bytes, and at most {most:,} are allowed"
-            raise _error("json-too-large", shown, sentence)
+        _check_kind_and_size(found, shown, most)
         raw = bytearray(found.st_size)
         if pread_into(fd, raw, 0) < len(raw):
             raise _error("file-changed", shown, "became shorter while it was read", "try again")

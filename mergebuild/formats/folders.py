@@ -20,7 +20,7 @@ from mergebuild.formats.documents import is_plain
 from mergebuild.formats.folder_place import FileReader, FolderPlace
 from mergebuild.formats.model import ADAPTER_CONFIG, ADAPTERS, Model, read_safetensors
 from mergebuild.formats.quantized import listed, quantization_claimed, with_scales
-from mergebuild.formats.ranks import ranks
+from mergebuild.formats.ranks import Ranks, ranks
 from mergebuild.formats.reading import UNQUANTIZED, quoted
 from mergebuild.formats.registry import FILES
 from mergebuild.formats.shards import AGAIN, sharded, single
@@ -157,27 +157,43 @@ def _two_things(place: FolderPlace, whole: str, adapter: str) -> SourceError:
 
 def _pipeline(place: FolderPlace) -> Folder:
     index = place.document("model_index.json")
-    components: dict[str, Model] = {}
-    notices: list[str] = []
     classes = _classes(place, index)
-    for name, class_name in classes.items():
-        inner = place.below(name)
-        if not inner.is_there():
-            if name not in _OPTIONAL:
-                sentence = f"names the component `{name}` in its `model_index.json`, and has no such folder"
-                raise place.error("component-missing", sentence, "download the whole folder")
-            notices.append(f"{quoted(inner.shown)} is not there, though `model_index.json` names it")
-            continue
-        names = inner.names()
-        if _WEIGHTLESS.fullmatch(class_name) or _is_settings(names):
-            continue
-        config = inner.document("config.json") if "config.json" in names else {}
-        components[name] = _component(inner, names, config, "diffusers")
-        notices += components[name].notices
+    components, notices = _components(place, classes)
     if not components:
         sentence = "has a `model_index.json`, and no component with weights"
         raise place.error("weights-missing", sentence, "download the whole folder")
     return Folder("diffusers", components, index, *place.beside(classes), tuple(notices))
+
+
+def _components(place: FolderPlace, classes: Mapping[str, str]) -> tuple[dict[str, Model], list[str]]:
+    """Return the weights of a pipeline's components by name, and notices about them. `classes`: of the components."""
+    components: dict[str, Model] = {}
+    notices: list[str] = []
+    for name, class_name in classes.items():
+        inner = place.below(name)
+        if not inner.is_there():
+            notices.append(_missing_component(place, inner, name))
+        elif (model := _weights_of(inner, class_name)) is not None:
+            components[name] = model
+            notices += model.notices
+    return components, notices
+
+
+def _missing_component(place: FolderPlace, inner: FolderPlace, name: str) -> str:
+    """Return the notice about a component that has no folder; raise an error if the pipeline needs it."""
+    if name not in _OPTIONAL:
+        sentence = f"names the component `{name}` in its `model_index.json`, and has no such folder"
+        raise place.error("component-missing", sentence, "download the whole folder")
+    return f"{quoted(inner.shown)} is not there, though `model_index.json` names it"
+
+
+def _weights_of(inner: FolderPlace, class_name: str) -> Model | None:
+    """Return the weights of a component by its folder and class; None if such components have no weights."""
+    names = inner.names()
+    if _WEIGHTLESS.fullmatch(class_name) or _is_settings(names):
+        return None
+    config = inner.document("config.json") if "config.json" in names else {}
+    return _component(inner, names, config, "diffusers")
 
 
 def _is_settings(names: frozenset[str]) -> bool:
@@ -196,12 +212,14 @@ def _classes(place: FolderPlace, index: Mapping[str, object]) -> dict[str, str]:
         if name.startswith("_") or not isinstance(value, list) or len(value) != 2 or None in value:
             continue
         if not is_plain(name) or not all(isinstance(each, str) for each in value):
-            sentence = (
-                f"has {quoted(name)} in its `model_index.json`, and a folder's name, library and class are expected"
-            )
-            raise place.error("bad-model-index", sentence, AGAIN)
+            raise _bad_entry(place, name)
         found[name] = value[1]
     return found
+
+
+def _bad_entry(place: FolderPlace, name: str) -> SourceError:
+    sentence = f"has {quoted(name)} in its `model_index.json`, and a folder's name, library and class are expected"
+    return place.error("bad-model-index", sentence, AGAIN)
 
 
 def _modules(place: FolderPlace, names: frozenset[str]) -> list[str]:
@@ -218,18 +236,26 @@ def _component(place: FolderPlace, names: frozenset[str], config: Mapping[str, o
     """Return the weights of a folder of transformers, or of one component of diffusers."""
     name, notices = _chosen(place, names, config)
     if name.endswith(".json"):
-        try:
-            model = sharded(place, name)
-        except SourceError as error:
-            other = _WEIGHTS.get(name, "")
-            if error.problems[0].code != "shard-missing" or not place.has(other):
-                raise
-            notices = (f"{quoted(f'{place.shown}/{name}')} names missing shards; `{other}` was taken",)
-            model = single(place, other)
+        model, notices = _sharded_or_single(place, name, notices)
     else:
         model = _single_claimed(place, name, config)
     model = with_scales(model, place.shown, config)
     return replace(model, format=kind, folder=place.path, notices=(*notices, *model.notices), facts=config)
+
+
+def _sharded_or_single(place: FolderPlace, index: str, notices: tuple[str, ...]) -> tuple[Model, tuple[str, ...]]:
+    """Return the weights in the shards of an index, with `notices` about that choice.
+
+    If shards are missing, return those in the single file beside the index, with another notice.
+    """
+    try:
+        return sharded(place, index), notices
+    except SourceError as error:
+        other = _WEIGHTS.get(index, "")
+        if error.problems[0].code != "shard-missing" or not place.has(other):
+            raise
+        notice = f"{quoted(f'{place.shown}/{index}')} names missing shards; `{other}` was taken"
+        return single(place, other), (notice,)
 
 
 def _single_claimed(place: FolderPlace, name: str, config: Mapping[str, object]) -> Model:
@@ -254,10 +280,7 @@ def _chosen(place: FolderPlace, names: frozenset[str], config: Mapping[str, obje
             return name, ((both,) if other in names else ())
     variants = _variants(names)
     if variants:
-        variant = next((each for each in ("fp16", "bf16", *variants) if each in variants), "")
-        if len(variants) > 1 and variant not in {"fp16", "bf16"}:
-            raise _ambiguous(place, [found[0] for found in variants.values()])
-        name = variants[variant][0]
+        name = _preferred_variant(place, variants)
         return name, (f"{quoted(place.shown)} has no plain weights; its variant `{name}` was taken",)
     return _only_one(place, names), ()
 
@@ -270,6 +293,14 @@ def _variants(names: Iterable[str]) -> dict[str, list[str]]:
         if match and (match["one"] or match["many"]) != "index":
             found.setdefault(match["one"] or match["many"], []).append(name)
     return found
+
+
+def _preferred_variant(place: FolderPlace, variants: Mapping[str, Sequence[str]]) -> str:
+    """Return the file or index of the variant that is taken: `fp16`, else `bf16`, else the only one."""
+    variant = next((each for each in ("fp16", "bf16", *variants) if each in variants), "")
+    if len(variants) > 1 and variant not in {"fp16", "bf16"}:
+        raise _ambiguous(place, [found[0] for found in variants.values()])
+    return variants[variant][0]
 
 
 def _only_one(place: FolderPlace, names: frozenset[str]) -> str:
@@ -291,7 +322,7 @@ def _only_one(place: FolderPlace, names: frozenset[str]) -> str:
 def _ambiguous(place: FolderPlace, found: Sequence[str]) -> SourceError:
     parts = ranks(found)
     if parts is not None:
-        return place.error("parts-of-tensors", f"has {len(parts.names)} files {parts.sentence}", parts.help, parts.rows)
+        return _parts_of_tensors(place, parts)
     if all(_SHARD.fullmatch(name) for name in found):
         sentence = f"has {len(found)} shards of weights, and no index that says what is in them"
         return place.error("index-missing", sentence, "download `model.safetensors.index.json` too", listed(found))
@@ -304,21 +335,26 @@ def _no_weights(place: FolderPlace, names: frozenset[str]) -> SourceError:
         sentence = "has its weights in GGUF only, which this version does not read"
         way_out = "take the unquantized safetensors release of the model: merging quantized weights loses quality"
         return place.error("not-in-this-version", sentence, way_out)
-    others = sorted(name for name in names if name.lower().endswith(_OTHERS))
-    if others:
-        sentence = "has no weights in safetensors"
-        return place.error(
-            "weights-missing", sentence, "download the `.safetensors` files of the model", listed(others)
-        )
+    if others := sorted(name for name in names if name.lower().endswith(_OTHERS)):
+        mend = "download the `.safetensors` files of the model"
+        return place.error("weights-missing", "has no weights in safetensors", mend, listed(others))
     parts = ranks(names)
     if parts is not None:
-        return place.error("parts-of-tensors", f"has {len(parts.names)} files {parts.sentence}", parts.help, parts.rows)
+        return _parts_of_tensors(place, parts)
     if {"blobs", "snapshots"} <= names:
-        snapshots = place.below("snapshots")
-        rows = listed([f"{snapshots.shown}/{name}" for name in sorted(snapshots.names())])
-        return place.error("weights-missing", "is a cache of downloads", "name one of the folders in `snapshots`", rows)
+        return _cache_of_downloads(place)
     sentence = "has no file of weights"
     return place.error("weights-missing", sentence, "name a folder with `model.safetensors`, or its shards and index")
+
+
+def _parts_of_tensors(place: FolderPlace, parts: Ranks) -> SourceError:
+    return place.error("parts-of-tensors", f"has {len(parts.names)} files {parts.sentence}", parts.help, parts.rows)
+
+
+def _cache_of_downloads(place: FolderPlace) -> SourceError:
+    snapshots = place.below("snapshots")
+    rows = listed([f"{snapshots.shown}/{name}" for name in sorted(snapshots.names())])
+    return place.error("weights-missing", "is a cache of downloads", "name one of the folders in `snapshots`", rows)
 
 
 def _quantized(place: FolderPlace, claim: str) -> SourceError:

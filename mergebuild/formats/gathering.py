@@ -7,7 +7,7 @@ thousand slices instead of millions of elements.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from math import prod
 from typing import Literal, Protocol
@@ -57,15 +57,9 @@ def gather(pieces: Sequence[Piece], bytes_of: Callable[[int], Bytes], width: int
     """
     found = bytearray(count * width)
     target = memoryview(found).cast(_FORMATS[width])
-    begin = 0
-    for piece in pieces:
-        size = prod(piece.shape)
-        low, high = max(start, begin), min(start + count, begin + size)
-        if low < high:
-            end = piece.begin + span_of(piece.shape, piece.strides) * width
-            source = bytes_of(piece.file)[piece.begin : end].cast(_FORMATS[width])
-            _fill(target[low - start : high - start], source, piece.shape, piece.strides, low - begin)
-        begin += size
+    for piece, first, low, high in _wanted(pieces, start, start + count):
+        source = _view(bytes_of(piece.file), piece, width)
+        _fill(target[low - start : high - start], source, piece.shape, piece.strides, first)
     return found
 
 
@@ -80,15 +74,29 @@ def scatter(pieces: Sequence[Piece], target: memoryview, width: int, start: int,
         data: The elements' bytes.
     """
     source = data.cast(_FORMATS[width])
+    for piece, first, low, high in _wanted(pieces, start, start + len(source)):
+        into = _view(target, piece, width)
+        _spread(source[low - start : high - start], into, piece.shape, piece.strides, first)
+
+
+def _wanted(pieces: Iterable[Piece], start: int, past: int) -> Iterator[tuple[Piece, int, int, int]]:
+    """Yield the pieces that have some of a tensor's elements from `start` to before `past`.
+
+    With each, the index in the piece of the first of them, and where they begin and end in the tensor.
+    """
     begin = 0
     for piece in pieces:
         size = prod(piece.shape)
-        low, high = max(start, begin), min(start + len(source), begin + size)
+        low, high = max(start, begin), min(past, begin + size)
         if low < high:
-            end = piece.begin + span_of(piece.shape, piece.strides) * width
-            into = target[piece.begin : end].cast(_FORMATS[width])
-            _spread(source[low - start : high - start], into, piece.shape, piece.strides, low - begin)
+            yield piece, low - begin, low, high
         begin += size
+
+
+def _view(data: Bytes, piece: Piece, width: int) -> memoryview:
+    """Return the elements of a file from the first to the last of a piece."""
+    end = piece.begin + span_of(piece.shape, piece.strides) * width
+    return data[piece.begin : end].cast(_FORMATS[width])
 
 
 def _spread(source: memoryview, target: memoryview, shape: Sequence[int], strides: Sequence[int], first: int) -> None:

@@ -202,6 +202,15 @@ def _read(fd: int, file_size: int) -> Header:
     foreign = None if plausible else recognize(head)
     if foreign is not None:
         raise BrokenRuleError(foreign.code, foreign.sentence, foreign.help, foreign.rows)
+    _check_length(length, file_size)
+    if not plausible:
+        found = "nothing" if length == 0 else f"byte 0x{head[8]:02x}"
+        raise BrokenRuleError("header-start", f"has a header that starts with {found} instead of `{{`")
+    return _parse(bytes_at(fd, 8, length), file_size)
+
+
+def _check_length(length: int, file_size: int) -> None:
+    """Refuse a length of the header that is longer than allowed, or than the file."""
     if file_size < 8:
         sentence = f"is {in_bytes(file_size)} long, and the header's length alone takes 8"
         raise BrokenRuleError("file-too-short", sentence)
@@ -210,13 +219,8 @@ def _read(fd: int, file_size: int) -> Header:
         raise BrokenRuleError("header-too-large", sentence, "it is damaged, or no safetensors file")
     if 8 + length > file_size:
         sentence = f"claims a header of {in_bytes(length)}, and only {file_size - 8:,} follow"
-        raise BrokenRuleError(
-            "header-truncated", sentence, f"at least {in_bytes(8 + length - file_size)} are missing: download it again"
-        )
-    if not plausible:
-        found = "nothing" if length == 0 else f"byte 0x{head[8]:02x}"
-        raise BrokenRuleError("header-start", f"has a header that starts with {found} instead of `{{`")
-    return _parse(bytes_at(fd, 8, length), file_size)
+        mend = f"at least {in_bytes(8 + length - file_size)} are missing: download it again"
+        raise BrokenRuleError("header-truncated", sentence, mend)
 
 
 def _check_end(end: int, file_size: int) -> None:
@@ -316,10 +320,8 @@ def _tensor(name: str, entry: object, data_start: int) -> TensorInfo:
     needed = _count(name, shape) * dtype.size
     begin, end = _offsets(name, entry["data_offsets"])
     if needed != end - begin:
-        sentence = (
-            f"gives {quoted(name)} {in_bytes(end - begin)}, and {dtype.word} {shown_json(shape)} takes {needed:,}"
-        )
-        raise BrokenRuleError("size-mismatch", sentence)
+        takes = f"{dtype.word} {shown_json(shape)} takes {needed:,}"
+        raise BrokenRuleError("size-mismatch", f"gives {quoted(name)} {in_bytes(end - begin)}, and {takes}")
     return TensorInfo(name, dtype.word, tuple(shape), data_start + begin, data_start + end)
 
 

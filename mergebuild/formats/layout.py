@@ -217,6 +217,16 @@ def runs_of(tensors: Iterable[tuple[str, str, Sequence[int]]], written: Written)
     given = sorted((TensorSpec(name, dtype, tuple(shape)) for name, dtype, shape in tensors), key=_by_name)
     _check(given)
     specs = {spec.name: spec for spec in given}
+    runs = _fused_runs(specs, written)
+    for name, spec in specs.items():
+        runs[name] = StoredRun((spec,), tuple(written.stored.get(name, (StoredName(name, spec.shape),))))
+    if written.stored or written.fused:
+        _check_stored_names(runs.values())
+    return [runs[spec.name] for spec in layout_of(run.whole for run in runs.values())]
+
+
+def _fused_runs(specs: dict[str, TensorSpec], written: Written) -> dict[str, StoredRun]:
+    """Remove the tensors that are stored fused from `specs`; return their runs, by the first tensor of each."""
     runs: dict[str, StoredRun] = {}
     for stored, members in written.fused.items():
         found = tuple(specs.pop(name) for name in members if name in specs)
@@ -225,12 +235,13 @@ def runs_of(tensors: Iterable[tuple[str, str, Sequence[int]]], written: Written)
             raise ValueError(message)
         if found:
             runs[found[0].name] = StoredRun(found, (stored,))
-    for name, spec in specs.items():
-        runs[name] = StoredRun((spec,), tuple(written.stored.get(name, (StoredName(name, spec.shape),))))
-    if written.stored or written.fused:
-        names = (TensorSpec(each.name, "uint8", ()) for run in runs.values() for each in run.stored)
-        _check(sorted(names, key=_by_name))
-    return [runs[spec.name] for spec in layout_of(run.whole for run in runs.values())]
+    return runs
+
+
+def _check_stored_names(runs: Iterable[StoredRun]) -> None:
+    """Refuse names in the file that are given twice or aren't allowed in a header."""
+    names = (TensorSpec(each.name, "uint8", ()) for run in runs for each in run.stored)
+    _check(sorted(names, key=_by_name))
 
 
 def layout_of(tensors: Iterable[tuple[str, str, Sequence[int]]]) -> list[TensorSpec]:
@@ -295,11 +306,7 @@ class Arrangement:
         needed = 8 + len(self._text(metadata))
         start = needed + -needed % PAGE
         if start - 8 > MAX_HEADER:
-            raise TargetError.one(
-                "header-too-large",
-                f"the header of the output would take {start - 8:,} bytes, and readers allow {MAX_HEADER:,}",
-                help='write less into it: `metadata = "minimal"`',
-            )
+            raise _header_too_large(start - 8)
         return Header(self._infos_from(start), metadata, start, start + (self._spans[-1][1] if self._spans else 0))
 
     def _infos_from(self, start: int) -> dict[str, TensorInfo]:
@@ -369,6 +376,14 @@ def _parted(run: StoredRun, begin: int) -> Iterator[tuple[StoredName, tuple[int,
         end = begin + math.prod(part.shape) * size
         yield part, (begin, end)
         begin = end
+
+
+def _header_too_large(size: int) -> TargetError:
+    return TargetError.one(
+        "header-too-large",
+        f"the header of the output would take {size:,} bytes, and readers allow {MAX_HEADER:,}",
+        help='write less into it: `metadata = "minimal"`',
+    )
 
 
 def _by_name(spec: TensorSpec) -> str:

@@ -126,20 +126,39 @@ def _from_zip(fd: int, file_size: int) -> tuple[object, _Places]:
         top, _ = unpickle(_contents(archive, f"{prefix}data.pkl", MOST_BYTES))
     except ShortPickle:
         raise BrokenRuleError("bad-pickle", "has a pickle that ends too early", AGAIN) from None
-    known: dict[str, tuple[int, int]] = {}
+    return top, _StoragesInZip(archive, prefix).place
 
-    def place(storage: Storage) -> tuple[int, int]:
+
+class _StoragesInZip:
+    """The places of storages in a checkpoint's archive; each entry is looked at once."""
+
+    def __init__(self, archive: Archive, prefix: str) -> None:
+        """`prefix`: of the names of its entries."""
+        self._archive = archive
+        self._prefix = prefix
+        self._known: dict[str, tuple[int, int]] = {}
+
+    def place(self, storage: Storage) -> tuple[int, int]:
+        """Return where the bytes of a storage begin and end in the file."""
         if storage.view is not None:
             raise BrokenRuleError("bad-pickle", f"has a part of the storage {quoted(storage.key)}, as old files do")
-        if storage.key not in known:
-            name = f"{prefix}data/{storage.key}"
-            if name not in archive.entries:
+        if storage.key not in self._known:
+            name = f"{self._prefix}data/{storage.key}"
+            if name not in self._archive.entries:
                 raise _storage_missing(storage)
-            known[storage.key] = archive.place(name)
-        begin, end = known[storage.key]
+            self._known[storage.key] = self._archive.place(name)
+        begin, end = self._known[storage.key]
         return begin, _end(storage, begin, end - begin)
 
-    return top, place
+
+def _only_pickle(archive: Archive) -> str:
+    """Return the name of the pickle of a checkpoint."""
+    found = [name for name in archive.entries if re.fullmatch(r"[^/]+/data\.pkl", name)]
+    if len(found) != 1:
+        shown = " and ".join(map(quoted, found[:2])) if found else "no `data.pkl`"
+        sentence = f"is a zip archive with {shown}, and a checkpoint has one"
+        raise BrokenRuleError("not-a-model", sentence, "name the model itself; if it is in the archive, unpack it")
+    return found[0]
 
 
 def _prefix(archive: Archive) -> str:
@@ -148,12 +167,7 @@ def _prefix(archive: Archive) -> str:
     Raises:
         BrokenRuleError: it is no checkpoint, or one that can't be read.
     """
-    found = [name for name in archive.entries if re.fullmatch(r"[^/]+/data\.pkl", name)]
-    if len(found) != 1:
-        shown = " and ".join(map(quoted, found[:2])) if found else "no `data.pkl`"
-        sentence = f"is a zip archive with {shown}, and a checkpoint has one"
-        raise BrokenRuleError("not-a-model", sentence, "name the model itself; if it is in the archive, unpack it")
-    prefix = found[0].removesuffix("data.pkl")
+    prefix = _only_pickle(archive).removesuffix("data.pkl")
     if f"{prefix}constants.pkl" in archive.entries:
         sentence = "is a TorchScript program, not a model's state dict"
         raise BrokenRuleError("not-a-state-dict", sentence, _RETRY)
@@ -191,11 +205,7 @@ def _big_endian() -> BrokenRuleError:
 def _from_row(fd: int, file_size: int) -> tuple[object, _Places]:
     """Read the pickles at a file's beginning: magic number, version, machine, the object, and the keys of storages."""
     values, end = _row(fd, file_size)
-    machine, top, keys = values[2:]
-    if isinstance(machine, Dict) and machine.named.get("little_endian") is False:
-        raise _big_endian()
-    if not isinstance(keys, list):
-        raise BrokenRuleError("bad-pickle", "has no list of its storages behind its pickle", AGAIN)
+    top, keys = _object_and_keys(values)
     roots = {storage.key: storage for storage in _reachable(top, set()) if isinstance(storage, Storage)}
     known = _storages_in_row(fd, file_size, end, keys, roots)
 
@@ -223,6 +233,16 @@ def _viewed(storage: Storage, begin: int, end: int) -> tuple[int, int]:
         sentence = f"has a part of the storage {quoted(storage.key)} that reaches beyond it"
         raise BrokenRuleError("storage-too-short", sentence, AGAIN)
     return begin + offset * size, begin + (offset + count) * size
+
+
+def _object_and_keys(values: Sequence[object]) -> tuple[object, list[object]]:
+    """Return the object among the values of a file's pickles, and the keys of its storages."""
+    machine, top, keys = values[2:]
+    if isinstance(machine, Dict) and machine.named.get("little_endian") is False:
+        raise _big_endian()
+    if not isinstance(keys, list):
+        raise BrokenRuleError("bad-pickle", "has no list of its storages behind its pickle", AGAIN)
+    return top, keys
 
 
 def _storages_in_row(
@@ -320,12 +340,15 @@ def _state_dict(top: object) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     if not _holds_tensors(found):
         raise _no_tensors(found)
     tensors, inside = _sorted_out(found)
-    notices = []
+    return tensors, tuple(_notices(left, inside))
+
+
+def _notices(left: Mapping[str, object], inside: Mapping[str, object]) -> Iterator[str]:
+    """Yield notices about what was left out: items beside the model's dict, and items inside it."""
     if left:
-        notices.append(f"left out what training needs, not the model: {_listed(left)}")
+        yield f"left out what training needs, not the model: {_listed(left)}"
     if inside:
-        notices.append(f"left out what stands between the tensors and is none: {_listed(inside)}")
-    return tensors, tuple(notices)
+        yield f"left out what stands between the tensors and is none: {_listed(inside)}"
 
 
 def _unwrapped(found: Dict) -> tuple[Dict, dict[str, object]]:
@@ -415,6 +438,11 @@ def _check_sayings(name: str, found: Tensor) -> None:
         sentence = f"stores {quoted(name)} as {found.dtype}, which this version can't merge or copy"
         way_out = f"take a release of the model in one of {', '.join(DTYPES_BY_WORD)}"
         raise BrokenRuleError("unsupported-dtype", sentence, way_out)
+    _check_view(name, found)
+
+
+def _check_view(name: str, found: Tensor) -> None:
+    """Refuse a tensor whose shape and strides no tensor has."""
     shape, strides = found.shape, found.strides
     if len(shape) != len(strides) or found.offset < 0 or min((*shape, *strides), default=0) < 0:
         sentence = f"gives {quoted(name)} the shape {shown_json(list(shape))} with strides {shown_json(list(strides))}"

@@ -213,18 +213,21 @@ class _WeightsOfFewBits:
             self.beside |= {prefix + leaf for leaf in others if _is_of_activations(leaf)}
             others = [leaf for leaf in others if not _is_of_activations(leaf)]
         self.beside |= {prefix + leaf for leaf in (*scaled, *(_MARKS & module.keys()))}
-        for leaf, info in few.items():
-            name = prefix + leaf
-            if name in self.refused:
-                continue
-            told = self._telling(name, leaf, module, few, others)
-            if told:
-                kind = f"{info.dtype} {list(info.shape)}"
-                self.refused[name] = f"({kind}) has {', '.join(map(quoted, told[:3]))} beside it"
-            elif info.dtype in _INTEGERS and _is_packed(leaf, info, [module[each] for each in others if each != leaf]):
-                self.refused[name] = f"is {info.dtype} {list(info.shape)}"
-            elif info.dtype not in _LARGE_INTEGERS and name not in self.scales:
-                self._low[name] = info
+        for leaf in few:
+            if prefix + leaf not in self.refused:
+                self._sort(prefix + leaf, leaf, module, few, others)
+
+    def _sort(self, name: str, leaf: str, module: _Module, few: _Module, others: Sequence[str]) -> None:
+        """Refuse a tensor of few bits that is quantized in another form; note one that may be, without scales."""
+        info = few[leaf]
+        told = self._telling(name, leaf, module, few, others)
+        if told:
+            kind = f"{info.dtype} {list(info.shape)}"
+            self.refused[name] = f"({kind}) has {', '.join(map(quoted, told[:3]))} beside it"
+        elif info.dtype in _INTEGERS and _is_packed(leaf, info, [module[each] for each in others if each != leaf]):
+            self.refused[name] = f"is {info.dtype} {list(info.shape)}"
+        elif info.dtype not in _LARGE_INTEGERS and name not in self.scales:
+            self._low[name] = info
 
     def _telling(
         self, name: str, leaf: str, module: _Module, few: Mapping[str, TensorInfo], others: Sequence[str]

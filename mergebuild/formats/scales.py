@@ -145,15 +145,20 @@ def _below(parts: Sequence[_RowScales]) -> Scale | None:
     if len(alike) > 1 or not runs or len({each.scale.scaling.columns for each in parts}) > 1:
         return None
     ((wide, block_columns, dtype),) = alike
+    block_rows = _common_rows(runs)
+    pieces = [piece for run in runs for piece in _pieces(run, math.ceil(run.rows / block_rows))]
+    tall = sum(run.blocks * math.ceil(run.rows / block_rows) for run in runs)
+    scaling = Scaling(parts[0].scale.scaling.columns, block_rows, block_columns)
+    return Scale(_tensor(dtype, (tall, wide), pieces), scaling)
+
+
+def _common_rows(runs: Sequence[_RowsOfBlocks]) -> int:
+    """Return the largest number of rows that blocks of all runs can be cut into."""
     *others, last = (run.rows for run in runs)
     block_rows = math.gcd(*others) if others else last
     if last > block_rows or runs[-1].blocks > 1:  # only a single last block may be incomplete
         block_rows = math.gcd(block_rows, last)
-    pieces = [piece for run in runs for piece in _pieces(run, math.ceil(run.rows / block_rows))]
-    tall = sum(run.blocks * math.ceil(run.rows / block_rows) for run in runs)
-    return Scale(
-        _tensor(dtype, (tall, wide), pieces), Scaling(parts[0].scale.scaling.columns, block_rows, block_columns)
-    )
+    return block_rows
 
 
 def _runs(scale: Scale, first: int, past: int) -> Iterator[_RowsOfBlocks]:
@@ -193,23 +198,35 @@ def _across(scale: Scale, columns: tuple[int, int, int]) -> Scale | None:
     count, block, info = len(range(*columns)), scale.scaling.block_columns, scale.info
     if info.shape[1] == 1:
         return Scale(info, Scaling(count, scale.scaling.block_rows, count))
-    if block % step == 0 and first % block < step:
-        each, stride = block // step, 1
-    elif step % block == 0:
-        each, stride = 1, step // block
-    else:
+    shared = _shared_by(first, step, block)
+    if shared is None:
         return None
+    each, stride = shared
     wide, width = math.ceil(count / each), DTYPES_BY_WORD[info.dtype].size
-    pieces = [
-        piece._replace(
-            begin=piece.begin + first // block * piece.strides[-1] * width,
-            shape=(*piece.shape[:-1], wide),
-            strides=(*piece.strides[:-1], piece.strides[-1] * stride),
-        )
-        for piece in _lying(info)
-    ]
+    pieces = [_columns_of(piece, first // block, wide, stride, width) for piece in _lying(info)]
     made = _tensor(info.dtype, (info.shape[0], wide), pieces)
     return Scale(made, Scaling(count, scale.scaling.block_rows, each))
+
+
+def _shared_by(first: int, step: int, block: int) -> tuple[int, int] | None:
+    """Return how many columns, from `first` on in steps, share a scale, and the step from one scale to the next.
+
+    None if their number would differ from scale to scale. `block`: the number of all columns that share a scale.
+    """
+    if block % step == 0 and first % block < step:
+        return block // step, 1
+    if step % block == 0:
+        return 1, step // block
+    return None
+
+
+def _columns_of(piece: Piece, first: int, count: int, stride: int, width: int) -> Piece:
+    """Return every `stride`-th column of a piece, from `first` on. `width`: bytes of an element."""
+    return piece._replace(
+        begin=piece.begin + first * piece.strides[-1] * width,
+        shape=(*piece.shape[:-1], count),
+        strides=(*piece.strides[:-1], piece.strides[-1] * stride),
+    )
 
 
 def _turned(scale: Scale, count: int) -> Scale | None:

@@ -31,15 +31,8 @@ def single(place: FolderPlace, name: str) -> Model:
 def sharded(place: FolderPlace, name: str) -> Model:
     """Return the tensors of all shards in an index; each tensor must be in the shard that the index says."""
     weight_map = _weight_map(place, name)
-    shards = sorted(set(weight_map.values()))
-    if len(shards) > _MOST_SHARDS:
-        sentence = f"has an index that names {len(shards):,} files, and at most {_MOST_SHARDS:,} are read"
-        raise place.error("bad-index", sentence, AGAIN)
-    missing = [shard for shard in shards if not place.has(shard)]
-    if missing:
-        raise _shards_missing(place, missing, len(shards))
     found = _Shards(place)
-    for shard in shards:
+    for shard in _shards_there(place, weight_map):
         found.add(shard, single(place, shard))
     notices = found.checked(weight_map)
     files, sizes, index = tuple(found.files), tuple(found.sizes), (place.path / name,)
@@ -67,14 +60,17 @@ class _Shards:
         """
         for info in part.tensors.values():
             if info.name in self.tensors:
-                sentence, rows = f"has {quoted(info.name)} in two shards", (self._homes[info.name], shard)
-                raise self._place.error("duplicate-tensor", sentence, "download or export it again", rows)
+                raise self._twice(info.name, shard)
             self.tensors[info.name] = _moved(info, len(self.files))
             self._homes[info.name] = shard
         self.files += part.files
         self.sizes += part.sizes
         self.metadata = {**part.metadata, **self.metadata}
         self._notices += part.notices
+
+    def _twice(self, name: str, shard: str) -> SourceError:
+        sentence, rows = f"has {quoted(name)} in two shards", (self._homes[name], shard)
+        return self._place.error("duplicate-tensor", sentence, "download or export it again", rows)
 
     def checked(self, weight_map: Mapping[str, str]) -> tuple[str, ...]:
         """Return notices, after all shards were read.
@@ -84,15 +80,31 @@ class _Shards:
         """
         wrong = sorted(tensor for tensor, shard in weight_map.items() if self._homes.get(tensor) != shard)
         if wrong:
-            sentence = f"has an index that names {len(wrong)} tensors in shards that don't hold them"
-            rows = tuple(f"{quoted(tensor)} is not in {quoted(weight_map[tensor])}" for tensor in wrong[:8])
-            mend = "index and shards are of different downloads: get both again"
-            raise self._place.error("index-mismatch", sentence, mend, rows)
+            raise _not_where_said(self._place, wrong, weight_map)
         if len(self.tensors) > len(weight_map):
             beyond = next(tensor for tensor in self.tensors if tensor not in weight_map)
             count = f"{len(self.tensors) - len(weight_map)} tensors that its index does not name"
             self._notices.append(f"{quoted(self._place.shown)} has {count}, such as {quoted(beyond)}")
         return tuple(self._notices)
+
+
+def _shards_there(place: FolderPlace, weight_map: Mapping[str, str]) -> list[str]:
+    """Return the names of the shards of an index, after checking that all are there."""
+    shards = sorted(set(weight_map.values()))
+    if len(shards) > _MOST_SHARDS:
+        sentence = f"has an index that names {len(shards):,} files, and at most {_MOST_SHARDS:,} are read"
+        raise place.error("bad-index", sentence, AGAIN)
+    missing = [shard for shard in shards if not place.has(shard)]
+    if missing:
+        raise _shards_missing(place, missing, len(shards))
+    return shards
+
+
+def _not_where_said(place: FolderPlace, wrong: Sequence[str], weight_map: Mapping[str, str]) -> SourceError:
+    sentence = f"has an index that names {len(wrong)} tensors in shards that don't hold them"
+    rows = tuple(f"{quoted(tensor)} is not in {quoted(weight_map[tensor])}" for tensor in wrong[:8])
+    mend = "index and shards are of different downloads: get both again"
+    return place.error("index-mismatch", sentence, mend, rows)
 
 
 def _shards_missing(place: FolderPlace, missing: Sequence[str], count: int) -> SourceError:

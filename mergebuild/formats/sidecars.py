@@ -13,6 +13,7 @@ folder are small files like all others. They are copied and hashed, and never ru
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -156,6 +157,11 @@ def _unfit(path: Path, home: Path, within: Sequence[Path], *, is_code: bool) -> 
         if is_own(path, home, within):
             raise
         return _FOREIGN
+    return _unfit_as(found, path, home, within, is_code=is_code)
+
+
+def _unfit_as(found: os.stat_result, path: Path, home: Path, within: Sequence[Path], *, is_code: bool) -> str | None:
+    """Return why a file with such stat data is not copied, as `_unfit` does."""
     if not stat.S_ISREG(found.st_mode):
         return ""
     if is_code:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeGuard
 
@@ -511,10 +511,7 @@ class _Machine:
                 found.others.extend(each.others)
             elif isinstance(each, list | tuple):
                 self.spend(len(each))
-                for pair in each:
-                    if not isinstance(pair, list | tuple) or len(pair) != 2:
-                        raise _ArgumentsError
-                    found.put(*pair)
+                _put_pairs(found, each)
             elif not isinstance(each, Global) and each is not None:  # a defaultdict's factory
                 raise _ArgumentsError
         return found
@@ -547,6 +544,14 @@ class _Machine:
             if isinstance(name, str) and _is_count(offset) and _is_count(count):
                 return name, offset, count
         raise self.broken("refers to a part of a storage that is none")
+
+
+def _put_pairs(found: Dict, pairs: Iterable[object]) -> None:
+    """Put items, given as pairs of a key and a value, into a dict."""
+    for pair in pairs:
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise _ArgumentsError
+        found.put(*pair)
 
 
 def _is_count(value: object) -> TypeGuard[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
@@ -70,12 +70,15 @@ class Archive:
             BrokenRuleError: it is compressed or encrypted, or its local header contradicts the directory.
         """
         entry = self.entries[name]
-        if entry.flags & _ENCRYPTED:
-            raise BrokenRuleError("encrypted-entry", f"has the encrypted entry {quoted(name)}", _NOT_TORCH)
-        if entry.method or entry.size != entry.stored:
-            sentence = f"has the compressed entry {quoted(name)}, and PyTorch stores entries as they are"
-            way_out = "unpack it and save it again with `torch.save`, if you trust it"
-            raise BrokenRuleError("compressed-entry", sentence, way_out)
+        _check_is_plain(entry)
+        begin = self._begin(entry)
+        if begin + entry.size > self.limits[name]:
+            raise _overlap(name)
+        return begin, begin + entry.size
+
+    def _begin(self, entry: ZipEntry) -> int:
+        """Return where the bytes of an entry begin, after comparing its local header with the directory."""
+        name = entry.name
         head = LOCAL.unpack(bytes_at(self.fd, entry.header, LOCAL.size))
         signature, _, flags, method, _, _, _, stored, size, name_length, extra_length = head
         if signature != b"PK\3\4":
@@ -85,10 +88,18 @@ class Archive:
         if raw != entry.raw or method or flags & _ENCRYPTED or not {size, stored} <= unsaid:
             sentence = f"has an entry {quoted(name)} that its directory describes otherwise than the entry itself"
             raise BrokenRuleError("zip-disagrees", sentence, _NOT_TORCH)
-        begin = entry.header + LOCAL.size + name_length + extra_length
-        if begin + entry.size > self.limits[name]:
-            raise _overlap(name)
-        return begin, begin + entry.size
+        begin: int = entry.header + LOCAL.size + name_length + extra_length
+        return begin
+
+
+def _check_is_plain(entry: ZipEntry) -> None:
+    """Refuse an entry that is encrypted or compressed."""
+    if entry.flags & _ENCRYPTED:
+        raise BrokenRuleError("encrypted-entry", f"has the encrypted entry {quoted(entry.name)}", _NOT_TORCH)
+    if entry.method or entry.size != entry.stored:
+        sentence = f"has the compressed entry {quoted(entry.name)}, and PyTorch stores entries as they are"
+        way_out = "unpack it and save it again with `torch.save`, if you trust it"
+        raise BrokenRuleError("compressed-entry", sentence, way_out)
 
 
 def read_archive(fd: int, file_size: int) -> Archive:
@@ -103,6 +114,16 @@ def read_archive(fd: int, file_size: int) -> Archive:
         raise BrokenRuleError("zip-too-many", sentence, "it is damaged, or made to do harm: do not use it")
     entries = _entries(bytes(bytes_at(fd, begin, size)), count)
     entries.sort(key=attrgetter("header"))
+    limits = _limits(entries, begin)
+    return Archive(fd, {entry.name: entry for entry in entries}, limits)
+
+
+def _limits(entries: Sequence[ZipEntry], begin: int) -> dict[str, int]:
+    """Return where each entry must end, by name: where the next one begins, or the directory at `begin`.
+
+    Raises:
+        BrokenRuleError: one does not end there, or two have one name.
+    """
     limits = dict[str, int]()
     for entry, limit in zip(entries, [*(entry.header for entry in entries[1:]), begin], strict=False):
         if entry.header + LOCAL.size + len(entry.raw) + entry.stored > limit:
@@ -110,28 +131,34 @@ def read_archive(fd: int, file_size: int) -> Archive:
         if entry.name in limits:
             raise BrokenRuleError("duplicate-entry", f"has two entries named {quoted(entry.name)}", _NOT_TORCH)
         limits[entry.name] = limit
-    return Archive(fd, {entry.name: entry for entry in entries}, limits)
+    return limits
 
 
 def _directory(fd: int, file_size: int) -> tuple[int, int, int]:
     """Return where the directory begins, its size in bytes, and its number of entries."""
     reach = min(file_size, END.size + FULL16)
     tail = bytes(bytes_at(fd, file_size - reach, reach))
-    at = tail.rfind(b"PK\5\6")
-    if at < 0 or at + END.size > reach:
-        sentence = "is a zip archive without its directory, which stands at the end"
-        raise BrokenRuleError("zip-truncated", sentence, _CUT)
-    _, disk, disk_too, here, count, size, begin, comment = END.unpack_from(tail, at)
-    if at + END.size + comment != reach:
-        raise BrokenRuleError("bad-zip", "has bytes behind the end of its zip archive, or not all of them", _CUT)
+    at, numbers = _end_in(tail)
     end = file_size - reach + at
     locator = tail[at - LOCATOR.size : at] if at >= LOCATOR.size else b""
     if locator.startswith(b"PK\6\7"):
-        small = (disk, disk_too, here, count, size, begin)
-        end, (disk, disk_too, here, count, size, begin) = _large_end(fd, locator, end, small)
+        end, numbers = _large_end(fd, locator, end, numbers)
+    disk, disk_too, here, count, size, begin = numbers
     if disk or disk_too or here != count or begin + size != end:
         raise BrokenRuleError("bad-zip", "has a zip directory that is not where its end says", AGAIN)
     return begin, size, count
+
+
+def _end_in(tail: bytes) -> tuple[int, tuple[int, ...]]:
+    """Return the offset of the end record in the last bytes of a file, and the numbers in it."""
+    at = tail.rfind(b"PK\5\6")
+    if at < 0 or at + END.size > len(tail):
+        sentence = "is a zip archive without its directory, which stands at the end"
+        raise BrokenRuleError("zip-truncated", sentence, _CUT)
+    _, *numbers, comment = END.unpack_from(tail, at)
+    if at + END.size + comment != len(tail):
+        raise BrokenRuleError("bad-zip", "has bytes behind the end of its zip archive, or not all of them", _CUT)
+    return at, tuple(numbers)
 
 
 def _large_end(fd: int, locator: bytes, end: int, small: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
@@ -155,22 +182,28 @@ def _entries(raw: bytes, count: int) -> list[ZipEntry]:
     for _ in range(count):
         if at + ENTRY.size > len(raw):
             raise BrokenRuleError("bad-zip", f"has a zip directory of fewer entries than the {count:,} it claims")
-        fields = ENTRY.unpack_from(raw, at)
-        signature, made_by, _, flags, method, _, _, _, stored, size = fields[:10]
-        name_length, extra_length, comment_length, disk, _, attributes, header = fields[10:]
-        name = raw[at + ENTRY.size : at + ENTRY.size + name_length]
-        extra = raw[at + ENTRY.size + name_length : at + ENTRY.size + name_length + extra_length]
-        at += ENTRY.size + name_length + extra_length + comment_length
-        if signature != b"PK\1\2" or at > len(raw) or disk not in (0, FULL16):
-            raise BrokenRuleError("bad-zip", "has a damaged zip directory")
-        size, stored, header = _widened(extra, size, stored, header)
-        if made_by >> 8 == 3 and attributes >> 28 == 0xA:
-            sentence = f"has the entry {quoted(name.decode('cp437'))}, which is a link"
-            raise BrokenRuleError("unsafe-entry", sentence, _NOT_TORCH)
-        found.append(ZipEntry(_named(name, flags), name, header, size, stored, method, flags))
+        entry, at = _entry(raw, at)
+        found.append(entry)
     if at != len(raw):
         raise BrokenRuleError("bad-zip", "has a zip directory that is longer than its entries")
     return found
+
+
+def _entry(raw: bytes, at: int) -> tuple[ZipEntry, int]:
+    """Return the entry at an offset of the directory, and the offset of the next one."""
+    fields = ENTRY.unpack_from(raw, at)
+    signature, made_by, _, flags, method, _, _, _, stored, size = fields[:10]
+    name_length, extra_length, comment_length, disk, _, attributes, header = fields[10:]
+    name = raw[at + ENTRY.size : at + ENTRY.size + name_length]
+    extra = raw[at + ENTRY.size + name_length : at + ENTRY.size + name_length + extra_length]
+    at += ENTRY.size + name_length + extra_length + comment_length
+    if signature != b"PK\1\2" or at > len(raw) or disk not in (0, FULL16):
+        raise BrokenRuleError("bad-zip", "has a damaged zip directory")
+    size, stored, header = _widened(extra, size, stored, header)
+    if made_by >> 8 == 3 and attributes >> 28 == 0xA:
+        sentence = f"has the entry {quoted(name.decode('cp437'))}, which is a link"
+        raise BrokenRuleError("unsafe-entry", sentence, _NOT_TORCH)
+    return ZipEntry(_named(name, flags), name, header, size, stored, method, flags), at
 
 
 def _widened(extra: bytes, size: int, stored: int, header: int) -> tuple[int, int, int]:
