@@ -5,7 +5,8 @@ What a configuration must say is `configuration`'s; here is whose it is, and wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from mergebuild.configuration.agreement import Agreement, WrittenTensors, agreement
 from mergebuild.configuration.ties import Heads
@@ -109,17 +110,22 @@ def _is_tied(source: SourceFile) -> bool:
     return source.digests[embedding] == source.digests[head]
 
 
+def _tokens_in(folder: Path, sidecars: Collection[str]) -> Mapping[int, str] | None:
+    """Return the tokens of a folder's tokenizer by their numbers; None if it has none of a known format."""
+    kind = next((each for each in KINDS if each in sidecars), None)
+
+    def read(name: str) -> bytes | None:
+        return (folder / name).read_bytes() if name in sidecars else None
+
+    return vocabulary(kind, read) if kind else None
+
+
 def _tokens_beyond(source: SourceFile, written: Shapes) -> str:
     """Return the sentence about tokens of a tokenizer that have no row in the embedding that is written."""
     contents, folder, embedding = source.model.contents, source.model.folder, embedding_of(written)
     if contents is None or folder is None or embedding is None:
         return ""
-    kind = next((each for each in KINDS if each in contents.sidecars), None)
-
-    def read(name: str) -> bytes | None:
-        return (folder / name).read_bytes() if name in contents.sidecars else None
-
-    found = vocabulary(kind, read) if kind else None
+    found = _tokens_in(folder, contents.sidecars)
     rows = written[embedding][0]
     beyond = sorted(number for number in found or () if number >= rows)
     if not found or not beyond:

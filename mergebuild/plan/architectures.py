@@ -113,14 +113,7 @@ class Architectures:
 
     def _inputs(self, blueprint: Blueprint) -> list[_DescribedInput]:
         """Return the inputs from which a target takes tensors, in the order in which the text names them."""
-        parts: dict[str, set[str]] = {}
-        owners = [{slot.owner for slot in slots} for slots in blueprint.forms.slots]
-        with_rows: set[str] = set()
-        for name, kind in blueprint.forms.kinds.of.items():
-            if len(owners[kind]) > 1 and is_of_tokens(name):
-                with_rows |= owners[kind]
-            for owner in owners[kind]:
-                parts.setdefault(owner, set()).add(part_of(name))
+        parts, with_rows = _parts_by_owner(blueprint)
         by_ref: dict[str, set[str]] = {}
         refs_with_rows: set[str] = set()
         for owner, some in parts.items():
@@ -157,6 +150,19 @@ class Architectures:
             for name in self._recipe.below(target)[:-1]
             if self._recipe.target(name).architectures == "allow"
         ]
+
+
+def _parts_by_owner(blueprint: Blueprint) -> tuple[dict[str, set[str]], set[str]]:
+    """Return the parts that a target takes from each owner, and the owners whose rows of tokens are merged."""
+    parts: dict[str, set[str]] = {}
+    owners = [{slot.owner for slot in slots} for slots in blueprint.forms.slots]
+    with_rows: set[str] = set()
+    for name, kind in blueprint.forms.kinds.of.items():
+        if len(owners[kind]) > 1 and is_of_tokens(name):
+            with_rows |= owners[kind]
+        for owner in owners[kind]:
+            parts.setdefault(owner, set()).add(part_of(name))
+    return parts, with_rows
 
 
 def _types(one: _DescribedInput, other: _DescribedInput, part: str) -> tuple[str | None, str | None]:

@@ -12,6 +12,7 @@ from mergebuild.key import (
     Line,
     LinearDigests,
     OperationDigests,
+    Resolved,
     Term,
     combination_key,
     gather,
@@ -75,20 +76,22 @@ class Batch:
         shares = [share for _, share in form.terms]
         found = resolve(zip(self.keys, shares, strict=True), self.dtypes, self.dtype)
         read = self._read(tuple([index for index, _ in found.terms]))
-        if found.is_copy:
-            ((lone, _),) = found.terms
-            digests = [list(inputs)[lone] for inputs in self.origins]
-        else:
-            digests = self.digests.of(found.terms, narrowed=found.narrowed)
         return TensorRow(
             self.places,
-            digests,
+            self._combined(found),
             self.origins,
             found.terms,
             is_copy=found.is_copy,
             read=read,
             narrowed=found.narrowed,
         )
+
+    def _combined(self, found: Resolved[int]) -> list[bytes]:
+        """Return the digests of the tensors that an exact combination of their inputs makes."""
+        if found.is_copy:
+            ((lone, _),) = found.terms
+            return [list(inputs)[lone] for inputs in self.origins]
+        return self.digests.of(found.terms, narrowed=found.narrowed)
 
     def _operated(self, operation: Operation, slots: Sequence[Slot]) -> TensorRow:
         """Return the tensors that an operation makes; they share less than combinations do."""

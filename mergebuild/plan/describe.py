@@ -7,7 +7,7 @@ the pass that merges them may hash them (`build/first_sight.py`). The descriptio
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from mergebuild.digest import checksum, tagged
 from mergebuild.errors import MismatchError, Problem, RecipeError, SourceError
 from mergebuild.fold.counterparts import bytes_of, percent
 from mergebuild.fold.folder import Folding
-from mergebuild.fold.forms import Blueprint, Kin, Spec
+from mergebuild.fold.forms import Behind, Blueprint, Kin, Spec
 from mergebuild.formats import registry
 from mergebuild.formats.layout import Packing
 from mergebuild.formats.registry import FileFormat, FolderFormat
@@ -77,15 +77,18 @@ class Describer:
         kin = self._recipe.target(target).kin
         if kin is not None and kin in self._opened:
             return
-        problems: list[Problem] = []
+        problems = list(self._problems_below(target))
+        if problems:
+            raise SourceError(problems)
+        self._opened.add(kin)
+
+    def _problems_below(self, target: str) -> Iterator[Problem]:
+        """Open every source below a target; yield why one can't be opened."""
         for owner in self.sources_of(target):
             try:
                 self._sources.file(owner)
             except SourceError as error:
-                problems += error.problems
-        if problems:
-            raise SourceError(problems)
-        self._opened.add(kin)
+                yield from error.problems
 
     def unhashed(self, target: str) -> list[str]:
         """Return the sources at the bottom of a target, or parts of sources, that are not hashed yet."""
@@ -321,14 +324,7 @@ class Describer:
             if stacks:
                 yield f"{stacks}, and are left out of the LoRA, such as `{called(min(behind.stacked))}`"
         elif left:
-            lost, held = bytes_of(behind.specs, left), bytes_of(behind.specs, inside)
-            largest = sorted(left, key=lambda name: -bytes_of(behind.specs, [name]))
-            named = ", ".join(f"`{each}`" for each in list(dict.fromkeys(map(called, largest)))[:3])
-            yield (
-                f"{percent(lost, lost + held)} of the bytes in which `{behind.tuned}` differs from `{behind.base}` are"
-                f" in no module of the LoRA and are left out: {len(left)} parameters, the largest {named}"
-                f"{f'; {stacks}' if stacks else ''}"
-            )
+            yield f"{_lost_to(behind, left, inside)}{f'; {stacks}' if stacks else ''}"
 
     def _contents_of(self, blueprint: Blueprint) -> Mapping[str, str]:
         """Return the content digest of each input, as text; the inputs are hashed or described by now."""
@@ -393,9 +389,7 @@ class Describer:
         for file in files:
             tensors = whole.among(file.tensors) if file.tensors else None
             digest = tensors.artifact if tensors else checksum(file.content)
-            if file.packing.turned or file.packing.scattered:  # the same tensors, but other bytes
-                mark = repr(sorted(file.packing.scattered.items())) if file.packing.scattered else "turned"
-                digest = checksum(mark.encode() + digest)
+            digest = _with_places(digest, file.packing)
             facts = metadata.of_a_part(digest) if with_metadata else metadata.none()
             part = _file(folder / file.path, f"{made.shown}{file.path}", file.packing, facts, tensors)
             yield part._replace(digest=digest, origin=file.origin)
@@ -445,6 +439,11 @@ class Describer:
             return metadata.none()
         if target.metadata == "minimal":
             return metadata.minimal(blueprint, digest, contents)
+        return self._full_metadata(goal, blueprint, digest, contents)
+
+    def _full_metadata(
+        self, goal: Goal, blueprint: Blueprint, digest: bytes, contents: Mapping[str, str]
+    ) -> dict[str, str]:
         leaves = self._ground(goal.target).leaves
         sources = {owner: self._sources.hashed(owner, with_sha256=True) for owner in leaves}
         return metadata.full(
@@ -454,8 +453,27 @@ class Describer:
             self._recipe,
             {owner: source.sha256 for owner, source in sources.items()},
             metadata_of={owner: source.model.metadata for owner, source in sources.items()},
-            dtype=goal.dtype or target.dtype,
+            dtype=goal.dtype or blueprint.target.dtype,
         )
+
+
+def _lost_to(behind: Behind, left: Collection[str], inside: Collection[str]) -> str:
+    """Return the sentence about parameters that differ, and that no module of an extracted LoRA has."""
+    lost, held = bytes_of(behind.specs, left), bytes_of(behind.specs, inside)
+    largest = sorted(left, key=lambda name: -bytes_of(behind.specs, [name]))
+    named = ", ".join(f"`{each}`" for each in list(dict.fromkeys(map(behind.spelling.stored, largest)))[:3])
+    return (
+        f"{percent(lost, lost + held)} of the bytes in which `{behind.tuned}` differs from `{behind.base}` are"
+        f" in no module of the LoRA and are left out: {len(left)} parameters, the largest {named}"
+    )
+
+
+def _with_places(digest: bytes, packing: Packing) -> bytes:
+    """Return the digest of a file by that of its tensors: another one if they are turned or scattered in it."""
+    if packing.turned or packing.scattered:  # the same tensors, but other bytes
+        mark = repr(sorted(packing.scattered.items())) if packing.scattered else "turned"
+        return checksum(mark.encode() + digest)
+    return digest
 
 
 def _file(

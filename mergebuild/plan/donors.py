@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mergebuild.formats.model import Model
 from mergebuild.recipe import Recipe
 from mergebuild.sources.sources import Sources
 
@@ -20,8 +21,11 @@ def donor(recipe: Recipe, sources: Sources, ref: str, *, of_adapters: bool = Fal
         ref = config.ref if config else ref
         below = () if ref in sources else tuple(recipe.below(ref)[::-1])
     for each in (ref, *(each.ref for name in below for each in recipe.target(name).inputs)):
-        model = sources.file(each).model if each in sources else None
-        is_donor = model is not None and (model.format != "peft" or of_adapters)
-        if is_donor and model is not None and model.contents is not None and model.facts:
+        if each in sources and _is_donor(sources.file(each).model, of_adapters=of_adapters):
             return each
     return None
+
+
+def _is_donor(model: Model, *, of_adapters: bool) -> bool:
+    """Whether a model is a folder with a configuration."""
+    return (model.format != "peft" or of_adapters) and model.contents is not None and bool(model.facts)

@@ -35,17 +35,7 @@ class Freshness:
         self._shelf = shelf
         self._ledger = ledger
         self._fingerprints: dict[str, bytes] = {}
-        self._common = Key(
-            (
-                Line("version", __version__),
-                Line("revision", REVISION),
-                Line("schema", SCHEMA),
-                Line("layout", LAYOUT_VERSION),
-                Line("link", recipe.project.link),
-                Line("layouts", written(recipe.layouts)),
-                Line("methods", written(recipe.own_methods)),
-            )
-        ).text
+        self._common = _common_lines(recipe)
         """The lines before those of each target: made into text once, not for each of ten thousand targets."""
 
     def fresh(self, names: Sequence[str]) -> dict[str, tuple[Record, ArtifactRow]]:
@@ -81,12 +71,7 @@ class Freshness:
 
     def _compute(self, name: str) -> bytes | None:
         if name in self._sources:
-            try:
-                source = self._sources.file(name)
-            except MergeBuildError:
-                return None
-            known = source.is_hashed and self._sources.meets_pin(name)
-            return checksum(source.content + source.said) if known else None
+            return self._of_source(name)
         target = self._recipe.target(name)
         below = [self.fingerprint(each.ref) for each in target.reads]
         if target.metadata == "full" and None not in below:
@@ -95,6 +80,15 @@ class Freshness:
             return None
         inputs = (Line("input", each) for each in below if each is not None)
         return checksum(self._common + Key((Line("target", target), *inputs)).text)
+
+    def _of_source(self, name: str) -> bytes | None:
+        """Return the fingerprint of a source; None if it can't be opened, was not hashed, or differs from its pin."""
+        try:
+            source = self._sources.file(name)
+        except MergeBuildError:
+            return None
+        known = source.is_hashed and self._sources.meets_pin(name)
+        return checksum(source.content + source.said) if known else None
 
     def _named_by_metadata(self, name: str) -> Iterator[bytes | None]:
         """Yield the SHA-256 of the sources below a target, None for one that is unknown.
@@ -105,3 +99,18 @@ class Freshness:
         for ref in dict.fromkeys(ref for ref in refs if ref in self._sources):
             sha256 = self._sources.known_sha256(ref)
             yield sha256.encode() if sha256 else None
+
+
+def _common_lines(recipe: Recipe) -> bytes:
+    """Return the lines of every target's fingerprint, as text."""
+    return Key(
+        (
+            Line("version", __version__),
+            Line("revision", REVISION),
+            Line("schema", SCHEMA),
+            Line("layout", LAYOUT_VERSION),
+            Line("link", recipe.project.link),
+            Line("layouts", written(recipe.layouts)),
+            Line("methods", written(recipe.own_methods)),
+        )
+    ).text

@@ -68,16 +68,19 @@ def changes(before: Manifest, after: Manifest) -> list[Change]:
         old, new = before.get(key), after.get(key)
         if old == new or (key == STATISTICS and new is None):
             continue
-        if key.startswith(("input ", "program ")):
-            what = "changed" if old and new else ("is new" if new else "is gone")
-            is_small_file = ": " in key
-            text = f"{key} {what}" if is_small_file else f"{key}: {'contents ' if old and new else ''}{what}"
-        elif key == STATISTICS:
-            text = "statistics of tensors that another target makes are taken again: earlier versions took wrong ones"
-        else:
-            text = f"{key} {old if old is not None else '(none)'} -> {new if new is not None else '(none)'}"
-        found.append(Change(key, old, new, text))
+        found.append(Change(key, old, new, _sentence(key, old, new)))
     return found
+
+
+def _sentence(key: str, old: str | None, new: str | None) -> str:
+    """Return how a line changed, in words."""
+    if key.startswith(("input ", "program ")):
+        what = "changed" if old and new else ("is new" if new else "is gone")
+        is_small_file = ": " in key
+        return f"{key} {what}" if is_small_file else f"{key}: {'contents ' if old and new else ''}{what}"
+    if key == STATISTICS:
+        return "statistics of tensors that another target makes are taken again: earlier versions took wrong ones"
+    return f"{key} {old if old is not None else '(none)'} -> {new if new is not None else '(none)'}"
 
 
 def encode(lines: Manifest) -> str:
@@ -96,17 +99,32 @@ def lines_of(target: Target, layout: Layout | None, dtype: str | None) -> Iterat
     `dtype`: the dtype to which it is rounded, if to another one.
     """
     yield from _made(target, layout)
+    yield from _rules(target, layout)
+    if dtype:
+        yield "dtype", dtype
+    yield from _components(target)
+    yield from _settings(target)
+
+
+def _rules(target: Target, layout: Layout | None) -> Iterator[tuple[str, str]]:
+    """Yield the tensors of each rule, and how they are made."""
     for index, rule in enumerate(target.rules):
         yield f"rules[{index}].tensors", _selectors(rule.tensors)
         for key, value in _made(rule.target, layout):
             yield f"rules[{index}].{key}", value
-    if dtype:
-        yield "dtype", dtype
+
+
+def _components(target: Target) -> Iterator[tuple[str, str]]:
+    """Yield the model and dtype of each component, as far as it has its own."""
     for each in target.components:
         if each.input is not None:
             yield f"components.{each.name}", each.input.ref
         if each.dtype is not None:
             yield f"components.{each.name}.dtype", each.dtype
+
+
+def _settings(target: Target) -> Iterator[tuple[str, str]]:
+    """Yield the keys of a target that are for all of its tensors, as far as they don't have their default."""
     if target.on_channels != "error":
         yield "on_channels", target.on_channels
     if target.merge is not None:

@@ -210,6 +210,11 @@ def _weighted_sum_or_difference(blueprint: Blueprint) -> tuple[str, tuple[str, .
     names = tuple(dict.fromkeys(order))
     if len(share) == 2 and sum(share.values()) == 1:
         return "Weighted sum", names, share[names[1]]
+    return _difference(names, share)
+
+
+def _difference(names: Sequence[str], share: Mapping[str, Fraction]) -> tuple[str, tuple[str, ...], Fraction] | None:
+    """Return method, models and multiplier of a combination that is `A + m (B - C)`. `share`: of each model."""
     first = next((name for name in names if share[name] == 1), None)
     others = sorted((name for name in names if name != first), key=lambda name: -share[name])
     if first is None or len(others) != 2 or share[others[0]] != -share[others[1]]:
@@ -277,10 +282,7 @@ def _recipe_node(target: Target) -> dict[str, object]:
     node: dict[str, object] = {
         "method": target.method,
         "inputs": [each.ref for each in target.inputs],
-        "numbers": {
-            key: _number(number) if isinstance(number, NumberPerTensor) else [_number(each) for each in number]
-            for key, number in target.numbers.items()
-        },
+        "numbers": _numbers(target),
     }
     if (program := target.making.program) is not None:
         node["program"] = program.content
@@ -290,6 +292,20 @@ def _recipe_node(target: Target) -> dict[str, object]:
         node["flags"] = dict(target.flags)
     if target.words:
         node["words"] = dict(target.words)
+    return node | _components_and_rules(target)
+
+
+def _numbers(target: Target) -> dict[str, object]:
+    """Return the numbers of a target by name: one each, or a list with one for each model."""
+    return {
+        key: _number(number) if isinstance(number, NumberPerTensor) else [_number(each) for each in number]
+        for key, number in target.numbers.items()
+    }
+
+
+def _components_and_rules(target: Target) -> dict[str, object]:
+    """Return what a node says of parts of the tensors, if they are made differently."""
+    node: dict[str, object] = {}
     if target.components:
         node["components"] = {
             each.name: {"model": each.input and each.input.ref, "dtype": each.dtype} for each in target.components

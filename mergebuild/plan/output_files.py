@@ -250,22 +250,33 @@ class _Pipeline:
         from mergebuild.naming.canonical import canonical
         from mergebuild.naming.spelling import spelling_of
 
-        shapes = {
-            f"{component}.{name}": info.shape
-            for component, model in self._donor.components.items()
-            for name, info in model.tensors.items()
-        }
+        shapes = self._shapes_in_donor()
         written = _as_spelled(spelling_of(canonical(shapes).made, shapes), self._specs)
         inside = {member: stored for stored, members in written.fused.items() for member in members}
         for name, spec in self._specs.items():
             whole = [inside[name]] if name in inside else written.stored.get(name, (StoredName(name, spec.shape),))
-            component = whole[0].name.partition(".")[0]
-            if component in self._donor.components:
-                stored = [each._replace(name=each.name.partition(".")[2]) for each in whole]
-                self._places.setdefault(component, {})[name] = stored
-                if name in inside:
-                    self._fused.setdefault(component, {})[stored[0]] = written.fused[whole[0]]
+            self._put(name, whole, written.fused[whole[0]] if name in inside else ())
         return written
+
+    def _shapes_in_donor(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the donor's tensors by name, with the component as a prefix."""
+        return {
+            f"{component}.{name}": info.shape
+            for component, model in self._donor.components.items()
+            for name, info in model.tensors.items()
+        }
+
+    def _put(self, name: str, whole: Sequence[StoredName], members: Sequence[str]) -> None:
+        """Put a tensor into the component that its stored names begin with, if the donor has that.
+
+        `members`: the tensors that are fused with it, itself included; empty if it is stored alone.
+        """
+        component = whole[0].name.partition(".")[0]
+        if component in self._donor.components:
+            stored = [each._replace(name=each.name.partition(".")[2]) for each in whole]
+            self._places.setdefault(component, {})[name] = stored
+            if members:
+                self._fused.setdefault(component, {})[stored[0]] = members
 
     def specs(self, component: str) -> Mapping[str, Spec]:
         """Return the tensors of a component."""

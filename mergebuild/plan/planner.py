@@ -155,6 +155,17 @@ class Planner:
 
     # Order
 
+    def _to_be_built_for(self, judgement: Judgement) -> set[str]:
+        """Return a target and those that it reads, and so on, as far as the reading one must be built."""
+        wanted = {judgement.description.goal.target}
+        waiting = [judgement]
+        while waiting:
+            each = waiting.pop()
+            needs = each.description.needs if each.verdict is Verdict.BUILD else ()
+            waiting += [self._judged[need] for need in needs if need not in wanted]
+            wanted.update(needs)
+        return wanted
+
     def _claim(self, judgement: Judgement) -> None:
         """Add a target to the work, after the targets that it reads, as far as these must be built."""
         goal = judgement.description.goal
@@ -162,13 +173,7 @@ class Planner:
         if not judgement.description.needs:
             self._order.setdefault(key, judgement)
             return
-        wanted = {goal.target}
-        waiting = [judgement]
-        while waiting:
-            each = waiting.pop()
-            needs = each.description.needs if each.verdict is Verdict.BUILD else ()
-            waiting += [self._judged[need] for need in needs if need not in wanted]
-            wanted.update(needs)
+        wanted = self._to_be_built_for(judgement)
         for name in self._recipe.below(goal.target)[:-1] if len(wanted) > 1 else ():
             if name in wanted:
                 self._order.setdefault(name, self._judged[name])

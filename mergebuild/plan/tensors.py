@@ -86,12 +86,15 @@ class Grid:
         likeness = (kind, keys, spec._replace(shape=()), *alike)
         batch = batches.get(likeness)
         if batch is None:
-            dtypes = dict(enumerate(origin.dtype for origin in inputs.values()))
-            are_made = tuple(origin.is_made for origin in inputs.values())
-            digests_of = LinearDigests(len(digests))
-            batch = batches[likeness] = Batch(kind, keys, dtypes, are_made, spec.dtype, digests_of, self._device)
+            batch = batches[likeness] = self._batch(kind, keys, list(inputs.values()), spec.dtype)
         sizes = {each.digest: self.sizes[place] if each.size is None else each.size for each in inputs.values()}
         batch.add(place, name, spec, digests, sizes)
+
+    def _batch(self, kind: int, keys: tuple[int, ...], inputs: Sequence[Origin], dtype: str) -> Batch:
+        """Return a batch without tensors. `inputs`: of one of its tensors, sorted by digest."""
+        dtypes = dict(enumerate(origin.dtype for origin in inputs))
+        are_made = tuple(origin.is_made for origin in inputs)
+        return Batch(kind, keys, dtypes, are_made, dtype, LinearDigests(len(inputs)), self._device)
 
     @cached_property
     def packed_inputs(self) -> bytes:
@@ -128,11 +131,7 @@ class Grid:
         """Return the survey for each tensor of rows with one method, by name."""
         operation = next(row.operated.operation for row in rows if row.operated)
         method, arguments = operation.method, _survey_arguments(operation)
-        tensors: dict[str, SurveyedTensor] = {}
-        for row in rows:
-            for place, operands in zip(row.places, row.operated.operands if row.operated else (), strict=True):
-                name = self.parameter(place)
-                tensors[name] = SurveyedTensor(name, self.specs[place].shape, operands)
+        tensors = self._surveyed_tensors(rows)
         facts = [Line("survey", f"{method.name}@{method.version}"), *lines_of(arguments)]
         facts += [] if method.exact else [Line("device", self._device)]
         found: dict[str, SurveyKey] = {}
@@ -143,6 +142,15 @@ class Grid:
             key = operation_key("", (), lines, inputs).digest
             found |= dict.fromkeys(scope, SurveyKey(key, lines, method, arguments, members))
         return found
+
+    def _surveyed_tensors(self, rows: Sequence[TensorRow]) -> dict[str, SurveyedTensor]:
+        """Return the tensors of rows as a survey sees them, by name."""
+        tensors: dict[str, SurveyedTensor] = {}
+        for row in rows:
+            for place, operands in zip(row.places, row.operated.operands if row.operated else (), strict=True):
+                name = self.parameter(place)
+                tensors[name] = SurveyedTensor(name, self.specs[place].shape, operands)
+        return tensors
 
     def _surveyed(self, row: TensorRow, surveys: Mapping[str, SurveyKey]) -> TensorRow:
         of = [surveys.get(self.parameter(place)) for place in row.places]

@@ -111,10 +111,7 @@ class _Weighing:
         held = self._find(copies, allow_nonfinite=True) | self._find(made, allow_nonfinite=allows_nonfinite)
         compute = frozenset(wanted - seen - held.keys())
         self._claimed |= compute
-        read: dict[bytes, int] = {}
-        for row in file.tensors.rows:
-            read |= _bytes_read(row, file.tensors.sizes, compute, seen, is_partly_there=bool(seen or held))
-        return Work(compute, held, seen, sum(read.values()))
+        return Work(compute, held, seen, _total_read(file.tensors, compute, seen, is_partly_there=bool(seen or held)))
 
     def _find(self, digests: Iterable[bytes], *, allow_nonfinite: bool) -> dict[bytes, Held]:
         """Return where tensors are, in artifacts that will still exist when tensors are computed."""
@@ -167,6 +164,14 @@ def _lost(judged: Sequence[Judgement]) -> frozenset[int]:
     }
     there = {standing.whole.id for each in restored for standing in each.standings if standing.whole is not None}
     return frozenset(replaced - there) if replaced else frozenset()
+
+
+def _total_read(tensors: Tensors, compute: frozenset[bytes], seen: frozenset[bytes], *, is_partly_there: bool) -> int:
+    """Return how many bytes must be read for a file; what several of its tensors read counts once."""
+    read: dict[bytes, int] = {}
+    for row in tensors.rows:
+        read |= _bytes_read(row, tensors.sizes, compute, seen, is_partly_there=is_partly_there)
+    return sum(read.values())
 
 
 def _bytes_read(

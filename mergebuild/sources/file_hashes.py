@@ -44,10 +44,14 @@ class FileHashes:
         is_settled = not is_racy(state, since, Moment.now()) and not platform.has_writer(path)
         found = hashes.sha256(path)
         if is_settled and identity(path) == state:
-            own_epoch = "" if is_rested(state, Moment.now()) else epoch(state.device)
-            row = known or SourceRow(state, None, None, None, epoch=own_epoch)
-            self._memory.remember_source(row._replace(sha256=found))
+            self._remember(state, known, found)
         return found
+
+    def _remember(self, state: Identity, known: SourceRow | None, sha256: str) -> None:
+        """Remember the SHA-256 of a file; `known`: what is remembered of it, if anything is."""
+        own_epoch = "" if is_rested(state, Moment.now()) else epoch(state.device)
+        row = known or SourceRow(state, None, None, None, epoch=own_epoch)
+        self._memory.remember_source(row._replace(sha256=sha256))
 
     def _row(self, state: Identity) -> SourceRow | None:
         return self._memory.source(state, epoch(state.device))

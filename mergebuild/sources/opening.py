@@ -124,14 +124,18 @@ def _with_meaning(model: Model, path: Path, shown: str, within: Sequence[Path]) 
 
     found = with_configuration(model, path, shown=shown, within=within)
     if found is None and lacks_scale(model.tensors):
-        raise SourceError.one(
-            "adapter-config-missing",
-            f"{quoted(shown)} is an adapter of PEFT without an `adapter_config.json` beside it, which says its alpha",
-            where=Place(shown),
-            help="download that file too, or write one if you know what it says: "
-            '`{"peft_type": "LORA", "r": 16, "lora_alpha": 16}`',
-        )
+        raise _adapter_config_missing(shown)
     return found or model
+
+
+def _adapter_config_missing(shown: str) -> SourceError:
+    return SourceError.one(
+        "adapter-config-missing",
+        f"{quoted(shown)} is an adapter of PEFT without an `adapter_config.json` beside it, which says its alpha",
+        where=Place(shown),
+        help="download that file too, or write one if you know what it says: "
+        '`{"peft_type": "LORA", "r": 16, "lora_alpha": 16}`',
+    )
 
 
 def _canonical(model: Model, shown: str, keeps_names: KeepsNames, config: Mapping[str, object] | None = None) -> Model:
@@ -267,12 +271,7 @@ def _put_together(name: str, renamed: Renamed, components: Mapping[str, Model], 
     dtype = infos[0].dtype
     scale = _scale_of(name, both, first) if any(info.scale for info in infos) else None
     if any(info.dtype != dtype or (info.scale and not scale) for info in infos):
-        raise SourceError.one(
-            "mixed-dtypes",
-            f"`{name}` is made of tensors of different dtypes: {', '.join(info.stored for info in infos)}",
-            rows=tuple(f"{info.stored}  {info.name}" for info in infos),
-            help="save the model in one dtype",
-        )
+        raise _mixed_dtypes(name, infos)
     pieces = [piece for cut, info in both for piece in _pieces(cut, info, first[cut.component])]
     size = DTYPES_BY_WORD[dtype].size
     if len(pieces) == 1 and is_run(pieces[0].shape, pieces[0].strides):
@@ -280,6 +279,15 @@ def _put_together(name: str, renamed: Renamed, components: Mapping[str, Model], 
         end = begin + prod(pieces[0].shape) * size
         return TensorInfo(name, dtype, renamed.shape, begin, end, pieces[0].file, scale=scale)
     return TensorInfo(name, dtype, renamed.shape, 0, prod(renamed.shape) * size, pieces[0].file, tuple(pieces), scale)
+
+
+def _mixed_dtypes(name: str, infos: Sequence[TensorInfo]) -> SourceError:
+    return SourceError.one(
+        "mixed-dtypes",
+        f"`{name}` is made of tensors of different dtypes: {', '.join(info.stored for info in infos)}",
+        rows=tuple(f"{info.stored}  {info.name}" for info in infos),
+        help="save the model in one dtype",
+    )
 
 
 def _scale_of(name: str, cuts: Sequence[tuple[RowsOf, TensorInfo]], first: Mapping[str, int]) -> Scale | None:
@@ -294,11 +302,8 @@ def _scale_of(name: str, cuts: Sequence[tuple[RowsOf, TensorInfo]], first: Mappi
     found = scales.put_together(parts)
     info = cuts[0][1]
     if found is None and len({each.stored for _, each in cuts}) == 1:
-        raise SourceError.one(
-            "quantized-weights",
-            f"`{info.name}` is read as part of `{name}`, and its scales can't be cut so ({info.stored})",
-            help=UNQUANTIZED,
-        )
+        message = f"`{info.name}` is read as part of `{name}`, and its scales can't be cut so ({info.stored})"
+        raise SourceError.one("quantized-weights", message, help=UNQUANTIZED)
     return found
 
 

@@ -130,21 +130,24 @@ def _by_recipe(metadata: Mapping[str, str]) -> Iterator[str]:
     if not isinstance(recipe, dict):
         yield "`sd_merge_recipe` is there, and can't be read"
         return
-    models = merge_models(metadata)
+    yield f"made by {_tool_and_merge(recipe, merge_models(metadata))}"
+
+
+def _tool_and_merge(recipe: Mapping[str, object], models: MergeModels) -> str:
+    """Return which tool wrote a recipe, and what it merged."""
     kind = recipe.get("type")
     if kind == "mergebuild":
-        yield f"made by mergebuild: {_our_recipe(recipe)}"
-    elif kind == "webui":
-        yield f"made by AUTOMATIC1111: {_webui(recipe, models)}"
-    elif kind == "sd-webui-supermerger":
-        yield f"made by supermerger: {_supermerger(recipe, models)}"
-    elif kind == "sd-webui-model-mixer":
-        yield f"made by model-mixer: {_mixer(recipe)}"
-    elif kind == "merge-models-chattiori":
-        yield f"made by Chattiori's merger: {_chattiori(recipe, models)}"
-    else:
-        keys = ", ".join(map(_show, list(recipe)[:8]))
-        yield f"made by {_show(kind) or 'an unknown tool'}: {_phrases(_hashed(recipe, models), keys)}"
+        return f"mergebuild: {_our_recipe(recipe)}"
+    if kind == "webui":
+        return f"AUTOMATIC1111: {_webui(recipe, models)}"
+    if kind == "sd-webui-supermerger":
+        return f"supermerger: {_supermerger(recipe, models)}"
+    if kind == "sd-webui-model-mixer":
+        return f"model-mixer: {_mixer(recipe)}"
+    if kind == "merge-models-chattiori":
+        return f"Chattiori's merger: {_chattiori(recipe, models)}"
+    keys = ", ".join(map(_show, list(recipe)[:8]))
+    return f"{_show(kind) or 'an unknown tool'}: {_phrases(_hashed(recipe, models), keys)}"
 
 
 def _webui(recipe: Mapping[str, object], models: MergeModels) -> str:
@@ -254,12 +257,17 @@ def _by_comfy(metadata: Mapping[str, str]) -> Iterator[str]:
         kind, inputs = (node.get("class_type"), node.get("inputs")) if isinstance(node, dict) else (None, None)
         settings = inputs if isinstance(inputs, dict) else {}
         if isinstance(kind, str) and "merge" in kind.lower():
-            numbers = [_named(key, value) for key, value in settings.items() if isinstance(value, (int, float))]
-            steps.append(_show(kind) + (f" ({_listed(numbers)})" if numbers else ""))
+            steps.append(_comfy_step(kind, settings))
         files += [_file(value) for key, value in settings.items() if key.endswith("_name") and isinstance(value, str)]
     made = _listed(dict.fromkeys(steps)) or "a workflow"
     of = f" of {_listed(dict.fromkeys(files))}" if files else ""
     yield f"made by ComfyUI: {_phrases(made + of, f'{len(nodes)} nodes')}"
+
+
+def _comfy_step(kind: str, settings: Mapping[str, object]) -> str:
+    """Return a node's kind, with the numbers among its settings."""
+    numbers = [_named(key, value) for key, value in settings.items() if isinstance(value, (int, float))]
+    return _show(kind) + (f" ({_listed(numbers)})" if numbers else "")
 
 
 def _comfy_nodes(metadata: Mapping[str, str]) -> Mapping[str, object]:
@@ -291,19 +299,21 @@ def _by_trainer(metadata: Mapping[str, str]) -> Iterator[str]:
     if not any(key.startswith("ss_") for key in metadata):
         return
     said = {key: None if value in ("None", "") else value for key, value in metadata.items()}
+    yield f"trained with sd-scripts: {_training(said) or 'no more is said'}"
+
+
+def _training(said: Mapping[str, str | None]) -> str:
+    """Return what the metadata of sd-scripts say of a training."""
     model = said.get("ss_sd_model_name")
-    yield "trained with sd-scripts: " + (
-        _phrases(
-            _show(said.get("ss_network_module")),
-            _named("dim", said.get("ss_network_dim")),
-            _named("alpha", said.get("ss_network_alpha")),
-            _named("on", _file(model) if model else said.get("ss_base_model_version")),
-            _named("steps", said.get("ss_steps")),
-            _named("epochs", said.get("ss_num_epochs")),
-            _named("images", said.get("ss_num_train_images")),
-            _named("clip skip", said.get("ss_clip_skip")),
-        )
-        or "no more is said"
+    return _phrases(
+        _show(said.get("ss_network_module")),
+        _named("dim", said.get("ss_network_dim")),
+        _named("alpha", said.get("ss_network_alpha")),
+        _named("on", _file(model) if model else said.get("ss_base_model_version")),
+        _named("steps", said.get("ss_steps")),
+        _named("epochs", said.get("ss_num_epochs")),
+        _named("images", said.get("ss_num_train_images")),
+        _named("clip skip", said.get("ss_clip_skip")),
     )
 
 
@@ -311,17 +321,19 @@ def _by_modelspec(metadata: Mapping[str, str]) -> Iterator[str]:
     said = {key.removeprefix("modelspec."): value for key, value in metadata.items() if key.startswith("modelspec.")}
     if not said:
         return
-    yield "described by modelspec: " + (
-        _phrases(
-            _show(said.get("title")),
-            _show(said.get("architecture")),
-            _named("prediction", said.get("prediction_type") or said.get("predict_key")),
-            _named("resolution", said.get("resolution")),
-            _named("by", said.get("author")),
-            _named("license", said.get("license")),
-            _named("merged from", said.get("merged_from")),
-        )
-        or "no more is said"
+    yield f"described by modelspec: {_description(said) or 'no more is said'}"
+
+
+def _description(said: Mapping[str, str]) -> str:
+    """Return what the `modelspec.` fields say of a model."""
+    return _phrases(
+        _show(said.get("title")),
+        _show(said.get("architecture")),
+        _named("prediction", said.get("prediction_type") or said.get("predict_key")),
+        _named("resolution", said.get("resolution")),
+        _named("by", said.get("author")),
+        _named("license", said.get("license")),
+        _named("merged from", said.get("merged_from")),
     )
 
 

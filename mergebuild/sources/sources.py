@@ -186,14 +186,18 @@ class Sources:
         source = self.file(name)
         folder = source.model.home
         if source.sha256 is None and folder is not None:
-            try:
-                found = {hashes.path_in(folder, path): self._hashes.known(path) for path in source.model.own_files}
-            except OSError as error:
-                raise unreadable(self._declared[name], source.shown, error) from error
+            found = self._known_of_files(source, folder)
             listing = {path: digits for path, digits in found.items() if digits}
             if len(listing) == len(found):
                 source.listing, source.sha256 = listing, hashes.of_listing(listing)
         return source.sha256
+
+    def _known_of_files(self, source: SourceFile, folder: Path) -> dict[str, str | None]:
+        """Return the SHA-256 of a folder's files by their paths in it, each if it is known without reading it."""
+        try:
+            return {hashes.path_in(folder, path): self._hashes.known(path) for path in source.model.own_files}
+        except OSError as error:
+            raise unreadable(self._declared[source.name], source.shown, error) from error
 
     def learn(self, source: SourceFile) -> None:
         """Remember the checksums of a source. The caller has checked that its file didn't change (`changed`)."""
@@ -218,8 +222,18 @@ class Sources:
     def _open(self, source: Source) -> SourceFile:
         since, path = Moment.now(), locate(source, self._folder)
         shown = shown_in(path, self._folder)
+        model, states = self._settled_at(path, source, shown)
+        for each, found in states.items():  # if two sources are one file, the first one's stat data count
+            self._settled.setdefault(each, found)
+        known = {each: self._settled[each] for each in decisive(model)}
+        self._seen[source.name] = LookedAt.of(path, model, known, since)
+        state = as_one(model, list(known.values()))
+        return self._remembered(SourceFile(source.name, path, shown, model, state))
+
+    def _settled_at(self, path: Path, source: Source, shown: str) -> tuple[Model, Mapping[Path, Identity]]:
+        """Return the header of a source and the stat data of its files; errors name the place in the recipe."""
         try:
-            model, states = settled(source, path, shown, self._within(path), self._keeps_names)
+            return settled(source, path, shown, self._within(path), self._keeps_names)
         except OSError as error:
             raise unreadable(source, shown, error, brought_back_by(path)) from error
         except SourceError as error:  # the reader knows the file only; add the place in the recipe
@@ -227,12 +241,6 @@ class Sources:
             raise SourceError(
                 Problem(each.code, each.message, each.where or place, each.help, each.rows) for each in error.problems
             ) from error
-        for each, found in states.items():  # if two sources are one file, the first one's stat data count
-            self._settled.setdefault(each, found)
-        known = {each: self._settled[each] for each in decisive(model)}
-        self._seen[source.name] = LookedAt.of(path, model, known, since)
-        state = as_one(model, list(known.values()))
-        return self._remembered(SourceFile(source.name, path, shown, model, state))
 
     def _within(self, path: Path) -> list[Path]:
         """Return the folders that links of a source's small files may lead to: the project's, the user's of models."""

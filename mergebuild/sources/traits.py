@@ -255,15 +255,12 @@ def position_ids(model: Model) -> tuple[PositionIds, ...]:
         for name, info in model.tensors.items()
         if _POSITION_IDS.search(name) and info.dtype in _CODES and info.nbytes <= _MOST_BYTES
     ][:_MOST_ENCODERS]
-    return tuple(
-        PositionIds(
-            info.name,
-            info.dtype,
-            len(values),
-            tuple((position, value) for position, value in enumerate(values) if value != position),
-        )
-        for info, values in zip(infos, _values(model, infos), strict=True)
-    )
+    return tuple(_position_ids(info, values) for info, values in zip(infos, _values(model, infos), strict=True))
+
+
+def _position_ids(info: TensorInfo, values: Sequence[float]) -> PositionIds:
+    wrong = tuple((position, value) for position, value in enumerate(values) if value != position)
+    return PositionIds(info.name, info.dtype, len(values), wrong)
 
 
 # Values of small tensors
@@ -274,35 +271,42 @@ def _values(model: Model, infos: Iterable[TensorInfo]) -> Iterator[tuple[float, 
     descriptors: dict[int, int] = {}
     try:
         for info in infos:
-            code = _CODES.get(info.dtype)
-            if code is None or info.nbytes > _MOST_BYTES:
+            if info.dtype not in _CODES or info.nbytes > _MOST_BYTES:
                 yield ()
                 continue
             raw = b"".join(_runs(model, info, descriptors))
-            found = struct.unpack(f"<{len(raw) // struct.calcsize(code)}{code}", raw)
-            if info.dtype == "bfloat16":
-                found = tuple(struct.unpack("<f", struct.pack("<I", half << 16))[0] for half in found)
-            yield found
+            yield _decoded(raw, info.dtype)
     finally:
         for descriptor in descriptors.values():
             os.close(descriptor)
 
 
+def _decoded(raw: bytes, dtype: str) -> tuple[float, ...]:
+    """Return the numbers that bytes of a dtype are."""
+    code = _CODES[dtype]
+    found = struct.unpack(f"<{len(raw) // struct.calcsize(code)}{code}", raw)
+    if dtype == "bfloat16":
+        return tuple(struct.unpack("<f", struct.pack("<I", half << 16))[0] for half in found)
+    return found
+
+
 def _runs(model: Model, info: TensorInfo, descriptors: dict[int, int]) -> Iterator[bytes]:
     """Yield the bytes of a tensor: all at once, or an element at a time if it is scattered."""
     size = struct.calcsize(_CODES[info.dtype])
-    places = (
-        [
-            (piece.file, piece.begin + size * sum(map(int.__mul__, index, piece.strides)), size)
-            for piece in info.pieces
-            for index in itertools.product(*map(range, piece.shape))
-        ]
-        if info.pieces
-        else [(info.file, info.begin, info.nbytes)]
-    )
-    for file, begin, length in places:
+    for file, begin, length in _places(info, size):
         if file not in descriptors:
             descriptors[file] = open_to_read(model.files[file])
         buffer = bytearray(length)
         count = pread_into(descriptors[file], buffer, begin)
         yield bytes(buffer[: count - count % size])
+
+
+def _places(info: TensorInfo, size: int) -> list[tuple[int, int, int]]:
+    """Return where the elements of a tensor are: file, offset and length of each run. `size`: of an element."""
+    if not info.pieces:
+        return [(info.file, info.begin, info.nbytes)]
+    return [
+        (piece.file, piece.begin + size * sum(map(int.__mul__, index, piece.strides)), size)
+        for piece in info.pieces
+        for index in itertools.product(*map(range, piece.shape))
+    ]

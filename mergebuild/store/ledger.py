@@ -185,12 +185,7 @@ class DiskLedger:
         """Remember a source. What is None in `row` is taken over from an existing row that may be believed as much."""
         known = self.source(row.identity, row.epoch)
         if known:
-            row = row._replace(
-                checksums=row.checksums or known.checksums,
-                content=row.content or known.content,
-                sha256=row.sha256 or known.sha256,
-                autov3=row.autov3 or known.autov3,
-            )
+            row = _completed(row, known)
         self._db.rows(
             f"INSERT OR REPLACE INTO source ({SOURCE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -215,6 +210,16 @@ class DiskLedger:
             "DELETE FROM finding WHERE found < (SELECT found FROM finding ORDER BY found DESC LIMIT 1 OFFSET ?)",
             (_FINDINGS,),
         )
+
+
+def _completed(row: SourceRow, known: SourceRow) -> SourceRow:
+    """Return the row of a source with what only a known row of it has."""
+    return row._replace(
+        checksums=row.checksums or known.checksums,
+        content=row.content or known.content,
+        sha256=row.sha256 or known.sha256,
+        autov3=row.autov3 or known.autov3,
+    )
 
 
 def record_of(state: State, row: Sequence[Any], project: str) -> Record | None:

@@ -62,17 +62,27 @@ def _wait(lock: BaseFileLock, holder: Path, timeout: float | None, emit: Emit) -
     """
     import filelock
 
-    who = "another process"
-    with suppress(OSError):
-        who = holder.read_text(encoding="utf-8", errors="replace").strip() or who
+    who = _named_in(holder)
     emit(Notice(f"waiting for {who}, which uses the store"))
     try:
         with span("wait for the store", holder=who):
             lock.acquire(timeout=-1 if timeout is None else timeout)
     except filelock.Timeout:
-        message = f"the store is in use by {who}"
-        hint = "wait for it, or give --lock-timeout more time"
-        raise LockTimeoutError.one("store-locked", message, help=hint) from None
+        raise _in_use_by(who) from None
+
+
+def _in_use_by(who: str) -> LockTimeoutError:
+    message = f"the store is in use by {who}"
+    hint = "wait for it, or give --lock-timeout more time"
+    return LockTimeoutError.one("store-locked", message, help=hint)
+
+
+def _named_in(holder: Path) -> str:
+    """Return the process that a lock's file beside it names, in words."""
+    who = "another process"
+    with suppress(OSError):
+        who = holder.read_text(encoding="utf-8", errors="replace").strip() or who
+    return who
 
 
 @contextmanager

@@ -79,16 +79,20 @@ class DiskPublisher:
         """
         aside: list[Path] = []
         for folder, keeps_former in folders.items():
-            stage = marked_stage(folder)
-            if stage is not None:
-                self._exchange_rows(stage, folder)
-                aside += self._finish_exchange(folder, (), keeps_former=keeps_former)[0]
-            for former in left_of(folder):
-                self._take_apart(former, folder, aside, keeps_former=keeps_former)
+            self._go_on_with(folder, aside, keeps_former=keeps_former)
         own = (self._root / name for name in ("kept", "history", _BETWEEN, "stamps"))
         publishing.remove_left_over([*outputs, self._state.path], [*folders, *own])
         self._forget_intents({Path(os.path.realpath(folder)) for folder in folders})
         return aside
+
+    def _go_on_with(self, folder: Path, aside: list[Path], *, keeps_former: bool) -> None:
+        """Finish what a killed process did with a folder; add files that are set aside to `aside`."""
+        stage = marked_stage(folder)
+        if stage is not None:
+            self._exchange_rows(stage, folder)
+            aside += self._finish_exchange(folder, (), keeps_former=keeps_former)[0]
+        for former in left_of(folder):
+            self._take_apart(former, folder, aside, keeps_former=keeps_former)
 
     def _forget_intents(self, folders: Collection[Path]) -> None:
         """Forget the intents of killed processes that are of no use. `folders`: outputs, with links resolved."""
@@ -238,14 +242,18 @@ class DiskPublisher:
             platform.sync_folder(stage.parent)
         new = {folder / row.path.relative_to(stage): row for row in self._state.below(stage, kind="intended")}
         with self._state.transaction():
-            for old in self._state.below(folder, kind="output"):
-                if old.path in new or is_gone(old.path) or not _is_inode_of(old.path, old):
-                    lies = former_of(stage) / old.path.relative_to(folder)
-                    self._state.move_artifact(old.id, lies, old.kind, old.identity, old.epoch)
+            self._rows_to_former(stage, folder, new)
             for path, row in new.items():
                 self._shelf.checked.pop(row.id, None)
                 if not is_gone(path):
                     self._row_follows(row, path)
+
+    def _rows_to_former(self, stage: Path, folder: Path, new: Collection[Path]) -> None:
+        """Change the paths of a folder's rows to the former folder; `new`: the files that came with the stage."""
+        for old in self._state.below(folder, kind="output"):
+            if old.path in new or is_gone(old.path) or not _is_inode_of(old.path, old):
+                lies = former_of(stage) / old.path.relative_to(folder)
+                self._state.move_artifact(old.id, lies, old.kind, old.identity, old.epoch)
 
     def _row_follows(self, row: ArtifactRow, path: Path) -> None:
         """Change the path of a stage's file to the file's new path, if the file is what its row says."""

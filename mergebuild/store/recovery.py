@@ -77,12 +77,17 @@ def _readable(path: Path) -> _Readable | None:
                 return None
         except (DatabaseDamagedError, sqlite3.Error):
             return None
-        return _Readable(
-            _all_of(damaged, f"{ARTIFACT}, seal", "artifact", "id"),
-            _all_of(damaged, f"project, {RECORD}, seal", "record", "project, target"),
-            _all_of(damaged, SOURCE, "source", "device, inode"),
-            _all_of(damaged, "key, text", "finding", "key"),
-        )
+        return _rows_of(damaged)
+
+
+def _rows_of(damaged: Database) -> _Readable:
+    """Return those rows of a database that can be read."""
+    return _Readable(
+        _all_of(damaged, f"{ARTIFACT}, seal", "artifact", "id"),
+        _all_of(damaged, f"project, {RECORD}, seal", "record", "project, target"),
+        _all_of(damaged, SOURCE, "source", "device, inode"),
+        _all_of(damaged, "key, text", "finding", "key"),
+    )
 
 
 def _take_artifacts(state: State, rows: Iterable[Any]) -> int:

@@ -314,11 +314,15 @@ class State:
             return digests
         (version,) = self.db.row("PRAGMA data_version")  # changes when another connection writes
         if version != self._digests_version:
-            rows = self.db.rows(f"SELECT DISTINCT digest FROM tensor LIMIT {_MOST_KEPT + 1}")
-            self._digests = {digest for (digest,) in rows} if len(rows) <= _MOST_KEPT else None
-            self._digests_version = version
+            self._read_digests(version)
         known = self._digests
         return digests if known is None else [digest for digest in digests if digest in known]
+
+    def _read_digests(self, version: int) -> None:
+        """Keep the digests of the table in memory, unless there are too many. `version`: of the database's content."""
+        rows = self.db.rows(f"SELECT DISTINCT digest FROM tensor LIMIT {_MOST_KEPT + 1}")
+        self._digests = {digest for (digest,) in rows} if len(rows) <= _MOST_KEPT else None
+        self._digests_version = version
 
     # Paths and rows
 
@@ -344,9 +348,7 @@ class State:
         number, digest, header, path, kind, *five, boot, nonfinite, packed, made, project, kept = row
         if kept != seal(digest, header, path, kind, *five, boot, nonfinite, made, project):
             return None
-        if not _is_placed(path, kind):
-            return None
-        if packed and not is_whole(packed):
+        if not _is_placed(path, kind) or (packed and not is_whole(packed)):
             return None
         identity = Identity(*five) if five[0] is not None else None
         return ArtifactRow(

@@ -155,11 +155,15 @@ class TimeSpan:
         if track.open:
             track.open[-1].inside += self.took
         if self.kind is Kind.PHASE:
-            above = next((each for each in reversed(track.open) if each.kind is Kind.PHASE), None)
-            if above is not None:
-                above.phases += self.took
+            self._count_in_phase_above(track)
         for listener in _listeners:
             listener.ended(track, self)
+
+    def _count_in_phase_above(self, track: Track) -> None:
+        """Add the time of a phase to that of the phases inside the one that it is in, if it is in one."""
+        above = next((each for each in reversed(track.open) if each.kind is Kind.PHASE), None)
+        if above is not None:
+            above.phases += self.took
 
 
 class _NoSpan:
