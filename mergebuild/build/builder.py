@@ -105,13 +105,16 @@ class Builder:
         again = made_before(written)
         for action, each in written.items():
             if self._can_be_finished(action, each):
-                with each.path.open("rb+") as file:
-                    file.write(action.content.header_bytes)
+                _write_header(action, each)
                 self._passes.finish(action, each, is_again=action in again)
+        self._remove_looked_at()
+        self._outcomes.remember()
+
+    def _remove_looked_at(self) -> None:
+        """Remove the files that `look` wrote and that were not published."""
         for each in self._looked_at.values():
             each.path.unlink(missing_ok=True)
         self._looked_at.clear()
-        self._outcomes.remember()
 
     def _can_be_finished(self, action: FileAction, written: WrittenFile) -> bool:
         """Whether a file that was written at first sight lacks only its header; if not, it is made in the ordinary way.
@@ -137,6 +140,12 @@ class Builder:
         for action in self._outcomes.waiting():
             self._settle_at_once(action)
         self._make_files()
+        self._conclude(plan)
+        results = self._outcomes.results()
+        return results, self._outcomes.exit_code(results)
+
+    def _conclude(self, plan: Plan) -> None:
+        """Give each action that has no outcome yet its own (a file is skipped), then tidy folders and the history."""
         for action in self._outcomes.waiting():
             self._outcomes.skip(action)
         for each in plan.actions:
@@ -144,8 +153,6 @@ class Builder:
                 self._outcomes.done(each, self.performers[type(each)](each))
         self._folders.tidy()
         self._context.publisher.trim_history()
-        results = self._outcomes.results()
-        return results, self._outcomes.exit_code(results)
 
     def _begin(self, plan: Plan) -> None:
         self._outcomes.begin(plan)
@@ -222,3 +229,9 @@ class Builder:
             return True
         self._outcomes.fail(action, failures.unwritable(action))
         return False
+
+
+def _write_header(action: FileAction, written: WrittenFile) -> None:
+    """Write the header of a file into the room that was left for it."""
+    with written.path.open("rb+") as file:
+        file.write(action.content.header_bytes)

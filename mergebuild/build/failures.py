@@ -110,27 +110,28 @@ def nonfinite(
 
     `name_of` returns the name of an input from the digest of its tensor and the name of the tensor that is made of it.
     """
-    rows = []
-    for made, result in bad[:_SHOWN]:
-        inputs = ", ".join(f"{count} in {name_of(digest, made.name)}" for digest, count in result.bad_inputs.items())
-        rows.append(f"{_called(file, made.name)}: {_bad_values(made, result)}{f' ({inputs})' if inputs else ''}")
-    if len(bad) > _SHOWN:
-        rows.append(f"and {len(bad) - _SHOWN} more tensors")
-    problem = Problem(
-        "nonfinite",
-        f"{len(bad)} {'tensor' if len(bad) == 1 else 'tensors'} of `{file.name}` would hold values that are not finite",
-        file.description.blueprint.target.where.place(),
-        'mend the input or the numbers, take a wider `dtype`, or say `nonfinite = "allow"`',
-        tuple(rows),
-    )
-    return Refusal(problem, TargetError.exit_code)
+    rows = [_nonfinite_row(file, made, result, name_of) for made, result in bad[:_SHOWN]]
+    tensors = f"{len(bad)} {'tensor' if len(bad) == 1 else 'tensors'} of `{file.name}`"
+    message = f"{tensors} would hold values that are not finite"
+    mend = 'mend the input or the numbers, take a wider `dtype`, or say `nonfinite = "allow"`'
+    where = file.description.blueprint.target.where.place()
+    return Refusal(Problem("nonfinite", message, where, mend, _listed(rows, len(bad))), TargetError.exit_code)
+
+
+def _nonfinite_row(file: FileAction, made: Made, result: StepResult, name_of: Callable[[bytes, str], str]) -> str:
+    """Return what is wrong with a tensor's values, and which inputs have such values."""
+    inputs = ", ".join(f"{count} in {name_of(digest, made.name)}" for digest, count in result.bad_inputs.items())
+    return f"{_called(file, made.name)}: {_bad_values(made, result)}{f' ({inputs})' if inputs else ''}"
+
+
+def _listed(rows: Sequence[str], count: int) -> tuple[str, ...]:
+    """Return the rows of the first of `count` tensors, and how many more there are."""
+    return (*rows, f"and {count - _SHOWN} more tensors") if count > _SHOWN else tuple(rows)
 
 
 def undefined(file: FileAction, bad: Sequence[tuple[Made, StepResult]]) -> Refusal:
     """Return the refusal of a target for some of whose tensors the method has no value, or a user's program failed."""
     rows = [f"{_called(file, made.name)}: {result.problem}" for made, result in bad[:_SHOWN]]
-    if len(bad) > _SHOWN:
-        rows.append(f"and {len(bad) - _SHOWN} more tensors")
     failed_at = next((result.failed_at for _, result in bad if result.failed_at), None)
     if failed_at is not None:
         return _failed(file, bad, failed_at)
@@ -140,7 +141,7 @@ def undefined(file: FileAction, bad: Sequence[tuple[Made, StepResult]]) -> Refus
         f"{'tensor' if len(bad) == 1 else 'tensors'} of `{file.name}`",
         file.description.blueprint.target.where.place(),
         "change the numbers that reach them, or leave them out with `merge`",
-        tuple(rows),
+        _listed(rows, len(bad)),
     )
     return Refusal(problem, TargetError.exit_code)
 

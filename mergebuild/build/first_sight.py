@@ -74,10 +74,7 @@ class FirstSight:
                 self._wave.copied[digest] = (checksum, 0)
                 if owner in checksums:
                     checksums[owner][tensor] = checksum
-            for (owner, _), made in zip(knot.made, group.tensors, strict=True):
-                _, file = self._files[owner]
-                file.computed += made.is_computed
-                file.bytes_read += made.bytes_read
+            self._count(knot, group)
         for owner, of_tensors in checksums.items():
             source = self._sources.file(owner)
             source.checksums = {name: of_tensors[name] for name in source.tensors}
@@ -93,6 +90,13 @@ class FirstSight:
             for key, source in sources.items()
             if key.owner in self._unseen or at_hand.isdisjoint(source.model.files)
         )
+
+    def _count(self, knot: _Knot, group: SeenGroup) -> None:
+        """Add the tensors that a group has made to the figures of their files."""
+        for (owner, _), made in zip(knot.made, group.tensors, strict=True):
+            _, file = self._files[owner]
+            file.computed += made.is_computed
+            file.bytes_read += made.bytes_read
 
     def _tied(self) -> list[_Knot]:
         """Return the tensors of all files, connected if they share something that is read."""

@@ -236,10 +236,7 @@ class Passes:
         return True
 
     def _fits(self, work: Pass, actions: Sequence[FileAction]) -> bool:
-        """Whether there is memory for what a pass needs whole.
-
-        If not, or if a program fails to tell, all files fail.
-        """
+        """Whether there is memory for what a pass needs whole; if not, or a program fails to tell, all files fail."""
         outcomes = self._context.outcomes
         try:
             short = _short_of_memory(work)

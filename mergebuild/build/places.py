@@ -59,17 +59,26 @@ class OutputPlaces:
 
         `at`: where the new file is now.
         """
-        context, path, shown = self._context, self._context.path(action), action.content.shown
-        presence = Presence.OURS if action.content.path is None else context.shelf.look_again(path)
-        if presence is Presence.DAMAGED:
-            for row in context.shelf.rows(path=path):
-                self.quarantine(row, shown or action.name)
-        if presence is not Presence.FOREIGN:
+        if self._presence(action) is not Presence.FOREIGN:
             return True
-        if context.options.force:
+        if self._context.options.force:
             if not action.is_part:
                 self._put_aside(action)
             return True
+        return self._is_made_here(action, fresh, at)
+
+    def _presence(self, action: FileAction) -> Presence:
+        """Return what is at a file's place now; a damaged file of ours goes into the quarantine."""
+        context, path = self._context, self._context.path(action)
+        presence = Presence.OURS if action.content.path is None else context.shelf.look_again(path)
+        if presence is Presence.DAMAGED:
+            for row in context.shelf.rows(path=path):
+                self.quarantine(row, action.content.shown or action.name)
+        return presence
+
+    def _is_made_here(self, action: FileAction, fresh: Fresh, at: Path) -> bool:
+        """Whether a file that is not on record is what the target makes, or an unfinished file of ours; say so."""
+        context, path, shown = self._context, self._context.path(action), action.content.shown
         if has_bytes(path, fresh):
             context.emit(Notice(f"{shown} was not in the records, and is what this target makes"))
             return True

@@ -44,17 +44,24 @@ class Restoring:
         All copies are made before any is published: one file's output may be what another is restored from. `awaits`:
         whether a file with the path of an earlier action's file in the store waits for that.
         """
-        copies: dict[FileAction, tuple[Fresh, int]] = {}
         with room(*self._context.temporaries.by_themselves(action for action, _ in ready)):
-            for action, row in ready:
-                is_made = (awaits and action.same_place is not None) or self._is_there(action, row)
-                if not is_made and not self._can_move(action, row):
-                    with span("restore", target=action.name, file=action.content.shown):
-                        copies[action] = self._copied(action, row)
+            copies = self._copies(ready, awaits=awaits)
             for action, row in ready:
                 now = self.whole(action) or row if awaits and action.same_place is not None else row
                 with span("publish", target=action.name, file=action.content.shown):
                     self._place(action, now, copies.get(action))
+
+    def _copies(
+        self, ready: Sequence[tuple[FileAction, ArtifactRow]], *, awaits: bool
+    ) -> dict[FileAction, tuple[Fresh, int]]:
+        """Copy the artifacts that are neither at their files' paths nor can be moved there."""
+        copies: dict[FileAction, tuple[Fresh, int]] = {}
+        for action, row in ready:
+            is_made = (awaits and action.same_place is not None) or self._is_there(action, row)
+            if not is_made and not self._can_move(action, row):
+                with span("restore", target=action.name, file=action.content.shown):
+                    copies[action] = self._copied(action, row)
+        return copies
 
     def _is_there(self, action: FileAction, row: ArtifactRow) -> bool:
         """Whether an artifact is at the file's path already: another target has the same path in the store."""

@@ -50,16 +50,20 @@ class Temporaries:
         if known is None:
             path = judgement.description.goal.path
             assert path is not None  # the store keeps no folders
-            stage = Stage(path)
-            try:
-                noted = self.stack.enter_context(ExitStack())
-                noted.enter_context(scratch.noted([stage.path]))
-                self.stack.callback(stage.remove)
-            except BaseException:  # an interrupt may come here
-                stage.remove()
-                raise
-            known = self._stage_of[judgement] = (stage, noted)
+            known = self._stage_of[judgement] = self._new_stage(path)
         return known
+
+    def _new_stage(self, folder: Path) -> tuple[Stage, ExitStack]:
+        """Make a stage that is noted, and removed at the end."""
+        stage = Stage(folder)
+        try:
+            noted = self.stack.enter_context(ExitStack())
+            noted.enter_context(scratch.noted([stage.path]))
+            self.stack.callback(stage.remove)
+        except BaseException:  # an interrupt may come here
+            stage.remove()
+            raise
+        return stage, noted
 
     def by_themselves(self, actions: Iterable[FileAction]) -> list[Path]:
         """Return the temporary files that must be removed if something fails; a stage removes itself."""
@@ -88,13 +92,21 @@ def room(*temporary: Path) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            for path in temporary:
-                with suppress(OSError):  # the next build finds it by its name
-                    path.unlink(missing_ok=True)
+            _remove(temporary)
             if isinstance(error, OSError) and error.errno in NO_SPACE:
-                raise NoSpaceError.one(
-                    "no-space",
-                    f"no space: {error.strerror}",
-                    help="free some space (`mergebuild gc`), then build again: what was published stays",
-                ) from error
+                raise _no_space(error) from error
             raise
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):  # the next build finds it by its name
+            path.unlink(missing_ok=True)
+
+
+def _no_space(error: OSError) -> NoSpaceError:
+    return NoSpaceError.one(
+        "no-space",
+        f"no space: {error.strerror}",
+        help="free some space (`mergebuild gc`), then build again: what was published stays",
+    )

@@ -43,19 +43,25 @@ if TYPE_CHECKING:
 
 def _check(targets: tuple[str, ...], options: _BuildFlags) -> None:
     """Raise UsageError for a device that doesn't exist, and for options that make no sense together."""
-    kind, colon, number = options["device"].partition(":")
-    if kind not in _DEVICES or (colon and not (kind == "cuda" and number.isascii() and number.isdecimal())):
-        message = f"there is no device `{options['device']}`"
-        raise UsageError.one("no-such-device", message, help="expected `auto`, `cpu`, `cuda` or `cuda:0`")
+    _check_device(options["device"])
     if options["dry_run"] and options["profile"]:
         what = "`-n` builds nothing that could have a profile"
         raise UsageError.one("dry-run-with-profile", what, help="MERGEBUILD_TRACE=FILE shows where a plan's time goes")
-    if options["out"] is None:
-        if options["dtype"] is not None:
-            raise UsageError.one(
-                "dtype-without-out", "`--dtype` goes with `-o`", help="or set `dtype` in the mergefile"
-            )
-        return
+    if options["out"] is not None:
+        _check_out(targets, options)
+    elif options["dtype"] is not None:
+        raise UsageError.one("dtype-without-out", "`--dtype` goes with `-o`", help="or set `dtype` in the mergefile")
+
+
+def _check_device(device: str) -> None:
+    kind, colon, number = device.partition(":")
+    if kind not in _DEVICES or (colon and not (kind == "cuda" and number.isascii() and number.isdecimal())):
+        message = f"there is no device `{device}`"
+        raise UsageError.one("no-such-device", message, help="expected `auto`, `cpu`, `cuda` or `cuda:0`")
+
+
+def _check_out(targets: tuple[str, ...], options: _BuildFlags) -> None:
+    """Raise UsageError if `-o` does not go with what is asked for."""
     if len(targets) != 1:
         message = f"`-o` writes one target, and {len(targets) or 'none'} are named"
         raise UsageError.one("out-of-one-target", message, help="name one: `mergebuild build TARGET -o PATH`")

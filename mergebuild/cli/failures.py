@@ -36,6 +36,22 @@ _NO_MEMORY = re.compile("DefaultCPUAllocator|can't allocate memory|SQLITE_NOMEM|
 """Parts of torch's messages about allocations that failed, and SQLite's names for the same."""
 _NO_THREADS = "can't start new thread"
 
+_FEW_FILES = Problem(
+    "too-many-files",
+    "this process may not have so many files open",
+    help="`ulimit -n 256` or more is enough for any build",
+)
+_LITTLE_MEMORY = Problem(
+    "no-memory",
+    "there is not enough memory, or this process may not have as much",
+    help="`-j 1` needs the least; `ulimit -v` shows whether there is a limit",
+)
+_FEW_THREADS = Problem(
+    "no-threads",
+    "this process may not have so many threads",
+    help="`ulimit -u` and `ulimit -v` show whether there is a limit",
+)
+
 _RECORDS = {
     "SQLITE_BUSY": (LockTimeoutError, "store-locked", "are in use by another process", "wait for it, then try again"),
     "SQLITE_LOCKED": (LockTimeoutError, "store-locked", "are in use by another process", "wait for it, then try again"),
@@ -100,23 +116,11 @@ def _shortage(error: BaseException) -> Problem | None:
     number = error.errno if isinstance(error, OSError) else None
     said = f"{error} {getattr(error, 'sqlite_errorname', '')}"
     if number in _NO_FILES:
-        return Problem(
-            "too-many-files",
-            "this process may not have so many files open",
-            help="`ulimit -n 256` or more is enough for any build",
-        )
+        return _FEW_FILES
     if number == errno.ENOMEM or isinstance(error, MemoryError) or _NO_MEMORY.search(said):
-        return Problem(
-            "no-memory",
-            "there is not enough memory, or this process may not have as much",
-            help="`-j 1` needs the least; `ulimit -v` shows whether there is a limit",
-        )
+        return _LITTLE_MEMORY
     if isinstance(error, RuntimeError) and _NO_THREADS in said:
-        return Problem(
-            "no-threads",
-            "this process may not have so many threads",
-            help="`ulimit -u` and `ulimit -v` show whether there is a limit",
-        )
+        return _FEW_THREADS
     return None
 
 

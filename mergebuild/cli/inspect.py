@@ -52,15 +52,21 @@ def _asked_for(settings: Settings, asked: str) -> tuple[Path, Mapping[str, Layou
     if find_mergefile(settings) is None:
         return path, {}
     recipe = open_recipe(settings)
+    return _named(recipe, asked), recipe.layouts
+
+
+def _named(recipe: Recipe, asked: str) -> Path:
+    """Return the path of a source, or of a target's output, or what was asked for if it is a path."""
     if asked in recipe.sources:
-        return _source_file(recipe, asked), recipe.layouts
+        return _source_file(recipe, asked)
+    path = Path(asked)
     if path.name != asked or path.suffix.lower() in READ_SUFFIXES:  # it is meant as a path
-        return path, recipe.layouts
+        return path
     try:
-        return _output(recipe, asked), recipe.layouts
+        return _output(recipe, asked)
     except UsageError:
         if path.is_dir():
-            return path, recipe.layouts
+            return path
         raise
 
 
@@ -84,11 +90,8 @@ def _output(recipe: Recipe, name: str) -> Path:
     """Return the path of a target's output; raise UsageError if it has none, or the name stands for several targets."""
     members = recipe.resolve([name])
     if len(members) != 1:
-        raise UsageError.one(
-            "not-one-target",
-            f"`{name}` is {len(members)} targets, and one can be inspected",
-            help=f"name one, such as `{members[0]}`" if members else "",
-        )
+        message = f"`{name}` is {len(members)} targets, and one can be inspected"
+        raise UsageError.one("not-one-target", message, help=f"name one, such as `{members[0]}`" if members else "")
     target = recipe.target(members[0])
     if target.output_path is None:
         raise UsageError.one(

@@ -82,20 +82,18 @@ def path_of_mergefile(settings: Settings) -> str:
     """
     found = find_mergefile(settings)
     if found is None:
-        raise RecipeError.one(
-            "no-mergefile",
-            f"there is no `{MERGEFILE}` here, nor in a folder above",
-            help="`mergebuild init` writes one; `-f FILE` and `-C DIR` name another",
-        )
+        message = f"there is no `{MERGEFILE}` here, nor in a folder above"
+        mend = "`mergebuild init` writes one; `-f FILE` and `-C DIR` name another"
+        raise RecipeError.one("no-mergefile", message, help=mend)
     if not _is_file(found):
-        kind = "is a folder" if os.path.isdir(found) else "does not exist"
-        raise RecipeError.one(
-            "no-mergefile",
-            f"the mergefile `{found}` {kind}",
-            where=Place(found),
-            help="name a file with `-f`; `mergebuild init` writes one",
-        )
+        raise _no_file(found)
     return found
+
+
+def _no_file(mergefile: str) -> RecipeError:
+    kind = "is a folder" if os.path.isdir(mergefile) else "does not exist"
+    mend = "name a file with `-f`; `mergebuild init` writes one"
+    return RecipeError.one("no-mergefile", f"the mergefile `{mergefile}` {kind}", where=Place(mergefile), help=mend)
 
 
 def open_project(settings: Settings) -> Project:
@@ -182,16 +180,16 @@ def read_variables(file: str) -> Mapping[str, object]:
     from mergebuild.system.bounded_text import what_is_wrong
 
     text = _text_of_variables(file)
-    mend = 'write `m = 0.4` a line, or `{"m": 0.4}`'
     try:
-        found = _parsed(text)
+        return _parsed(text)
     except RecursionError:
-        raise UsageError.one("vars-invalid", f"`--vars {file}` nests too deep", help=mend) from None
+        raise _invalid(f"`--vars {file}` nests too deep") from None
     except ValueError as error:
-        message = f"`--vars {file}` is neither TOML nor a JSON object: {what_is_wrong(error)}"
-        raise UsageError.one("vars-invalid", message, help=mend) from error
-    assert isinstance(found, dict)
-    return found
+        raise _invalid(f"`--vars {file}` is neither TOML nor a JSON object: {what_is_wrong(error)}") from error
+
+
+def _invalid(message: str) -> UsageError:
+    return UsageError.one("vars-invalid", message, help='write `m = 0.4` a line, or `{"m": 0.4}`')
 
 
 def _text_of_variables(file: str) -> str:
@@ -206,13 +204,17 @@ def _text_of_variables(file: str) -> str:
             return read_stream(sys.stdin.buffer, most=MAX_VARIABLES)
         return read_text_or_pipe(Path(file), most=MAX_VARIABLES)
     except (OSError, UnicodeDecodeError) as error:
-        reason = (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8"
-        message = f"cannot read variables from `{file}`: {reason[:1].lower()}{reason[1:]}"
-        mend = "" if file == "-" else "`--vars -` reads what a command writes"
-        raise UsageError.one("vars-unreadable", message, help=mend) from error
+        raise _unreadable(file, error) from error
 
 
-def _parsed(text: str) -> object:
+def _unreadable(file: str, error: OSError | UnicodeDecodeError) -> UsageError:
+    reason = (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8"
+    message = f"cannot read variables from `{file}`: {reason[:1].lower()}{reason[1:]}"
+    mend = "" if file == "-" else "`--vars -` reads what a command writes"
+    return UsageError.one("vars-unreadable", message, help=mend)
+
+
+def _parsed(text: str) -> dict[str, object]:
     """Return the table or object of a TOML or JSON text; raise ValueError for any other text."""
     import json
     import tomllib
@@ -221,7 +223,8 @@ def _parsed(text: str) -> object:
 
     # JSON objects begin with a brace, TOML documents never
     if text.lstrip().startswith("{"):
-        return json.loads(text, parse_float=toml_number)
+        found: dict[str, object] = json.loads(text, parse_float=toml_number)
+        return found
     if too_much := excess(text):
         message = f"it has {too_much}"
         raise ValueError(message)

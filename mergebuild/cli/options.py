@@ -206,16 +206,22 @@ def _show_version(settings: Settings, *, is_verbose: bool) -> None:
     document: dict[str, object] = {"version": __version__}
     lines = [f"mergebuild {__version__}"]
     if is_verbose:
-        from mergebuild import native
-
-        document["kernels"] = {
-            "compiled": bool(native.variant),
-            "instructions": native.variant or None,
-            "reason": native.reason or None,
-        }
-        kernels = f"compiled, {native.variant}" if native.variant else "torch"
-        lines.append(f"kernels: {kernels} ({native.reason})" if native.reason else f"kernels: {kernels}")
+        document["kernels"], line = _kernels()
+        lines.append(line)
     settings.console.answer(document, lines)
+
+
+def _kernels() -> tuple[dict[str, object], str]:
+    """Return whether the compiled kernels are used, and why not: for JSON, and as a line."""
+    from mergebuild import native
+
+    kernels = f"compiled, {native.variant}" if native.variant else "torch"
+    document: dict[str, object] = {
+        "compiled": bool(native.variant),
+        "instructions": native.variant or None,
+        "reason": native.reason or None,
+    }
+    return document, f"kernels: {kernels} ({native.reason})" if native.reason else f"kernels: {kernels}"
 
 
 def _shared(*names: str, store: Store, **attributes: Any) -> Callable[[Decorated], Decorated]:

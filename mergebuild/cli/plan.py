@@ -28,12 +28,7 @@ def command(settings: Settings, targets: tuple[str, ...]) -> int:
 
 
 def show_plan(
-    settings: Settings,
-    targets: tuple[str, ...],
-    device: str = "auto",
-    *,
-    force: bool = False,
-    locked: bool = False,
+    settings: Settings, targets: tuple[str, ...], device: str = "auto", *, force: bool = False, locked: bool = False
 ) -> int:
     """Make the plan and print it."""
     named = targets_from_here(settings, targets)

@@ -41,6 +41,11 @@ def main(arguments: Sequence[str] | None, ending: Ending) -> NoReturn:
     except KeyboardInterrupt:  # while another failure was being shown, or after the work was done
         code = Interrupted.exit_code
     ending.finish()
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process at once, with everything flushed."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             with suppress(OSError, ValueError):  # `run` has already reported failing streams

@@ -123,17 +123,21 @@ class Crew:
 
     # One thread
 
-    def _labour(self, queue: JobQueue, prefetch: Prefetch, number: int, count: int) -> None:
-        """Do jobs until there are none. torch is imported when the first job needs it.
+    def _is_needed(self, number: int, count: int) -> bool:
+        """Whether a thread has to do jobs, from the time when this returns.
 
         The last of several threads leaves its processor to the import of torch while that is going on. Threads that a
-        device doesn't need wait, too, and end if there is a device.
+        device doesn't need wait, too, and aren't needed if there is a device.
         """
         is_last = 0 < number == count - 1
         is_extra = number >= PER_DEVICE and self._device != "cpu" and self.needs_torch
         if is_last or is_extra:
             self._wait_for_torch()
-        if is_extra and not self._stop.is_set() and 0 < self._devices() * PER_DEVICE <= number:
+        return not (is_extra and not self._stop.is_set() and 0 < self._devices() * PER_DEVICE <= number)
+
+    def _labour(self, queue: JobQueue, prefetch: Prefetch, number: int, count: int) -> None:
+        """Do jobs until there are none. torch is imported when the first job needs it."""
+        if not self._is_needed(number, count):
             return
         hands: Hands | None = None
         worker = compiled.CompiledWorker(self._outputs, self._mappings, self._stop, self._findings, chunk=self._chunk)

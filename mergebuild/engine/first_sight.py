@@ -31,13 +31,7 @@ class SeenWork(NamedTuple):
 
 def seen(group: UnseenGroup, checksums: Sequence[bytes]) -> SeenWork:
     """Return the work for a group, given the checksums of its unhashed inputs, in order."""
-    hashed = iter(checksums)
-    leaves: list[Leaf] = []
-    found: list[bytes] = []
-    for leaf, shape, checksum in group.inputs:
-        found.append(checksum or next(hashed))
-        digest = leaf.digest if checksum else source_tensor_digest(leaf.stored, shape, found[-1])
-        leaves.append(replace(leaf, digest=digest))
+    leaves, found = _known_leaves(group, checksums)
     draft, lying = PassDraft(), {leaf.digest: leaf for leaf in leaves}
     digests = [leaf.digest for leaf in leaves]
     tensors: list[SeenTensor] = []
@@ -49,6 +43,18 @@ def seen(group: UnseenGroup, checksums: Sequence[bytes]) -> SeenWork:
     )
 
 
+def _known_leaves(group: UnseenGroup, checksums: Sequence[bytes]) -> tuple[list[Leaf], list[bytes]]:
+    """Return the inputs of a group by digest, and their checksums."""
+    hashed = iter(checksums)
+    leaves: list[Leaf] = []
+    found: list[bytes] = []
+    for leaf, shape, checksum in group.inputs:
+        found.append(checksum or next(hashed))
+        digest = leaf.digest if checksum else source_tensor_digest(leaf.stored, shape, found[-1])
+        leaves.append(replace(leaf, digest=digest))
+    return leaves, found
+
+
 def guessed(group: UnseenGroup) -> Cluster | None:
     """Return what can be computed while the inputs are hashed, if all of them differ; None if that depends on digests.
 
@@ -57,18 +63,13 @@ def guessed(group: UnseenGroup) -> Cluster | None:
     if not group.tensors or not all(_is_order_free(each, group) for each in group.tensors):
         return None
     leaves = [replace(each.leaf, digest=_stand_in(index)) for index, each in enumerate(group.inputs)]
-    steps = [
-        Step(
-            _stand_in(len(leaves) + index),
-            each.dtype,
-            prod(each.shape),
-            [(_stand_in(term), share) for term, share in each.terms],
-            (each.place,),
-            name=each.name,
-        )
-        for index, each in enumerate(group.tensors)
-    ]
+    steps = [_guessed_step(each, len(leaves) + index) for index, each in enumerate(group.tensors)]
     return Cluster(leaves, steps)
+
+
+def _guessed_step(tensor: UnseenTensor, index: int) -> Step:
+    terms = [(_stand_in(term), share) for term, share in tensor.terms]
+    return Step(_stand_in(index), tensor.dtype, prod(tensor.shape), terms, (tensor.place,), name=tensor.name)
 
 
 def names_of(group: UnseenGroup, known: SeenWork) -> Mapping[bytes, bytes] | None:

@@ -79,20 +79,30 @@ class Hands:
                     self._there = self._worker(Staged(self._outputs, self._device), chunk=self._chunk)
                 return work(self._there)
             except torch.OutOfMemoryError:
-                self._let_go()
-                self._device.free_unused()
-                if self._chunk == LEAST_DEVICE_CHUNK:
-                    self._tell(f"{self._device.name} has too little free memory; the processor computes what it can't")
+                if not self._shrunk(self._device):
                     self._chunk = usual  # smaller chunks did not help
                     break
-                self._tell(f"{self._device.name} is short of memory: smaller chunks")
-                self._chunk //= 2
             except RuntimeError as error:
-                reason, _, _ = str(error).partition("\n")
-                self._tell(f"{self._device.name} failed, the processor goes on: {reason}")
-                self._let_go()
-                self._device = None
+                self._give_up(self._device, error)
         return work(self.here)
+
+    def _shrunk(self, device: Device) -> bool:
+        """Free the device's memory, for smaller chunks from now on; return whether there are any."""
+        self._let_go()
+        device.free_unused()
+        if self._chunk == LEAST_DEVICE_CHUNK:
+            self._tell(f"{device.name} has too little free memory; the processor computes what it can't")
+            return False
+        self._tell(f"{device.name} is short of memory: smaller chunks")
+        self._chunk //= 2
+        return True
+
+    def _give_up(self, device: Device, error: RuntimeError) -> None:
+        """Use the device no more: it failed."""
+        reason, _, _ = str(error).partition("\n")
+        self._tell(f"{device.name} failed, the processor goes on: {reason}")
+        self._let_go()
+        self._device = None
 
     def _let_go(self) -> None:
         if self._there is not None:

@@ -116,6 +116,10 @@ class LeafReader:
             return found.zero_()
         if len(terms) == 1 and terms[0][1] == 1:
             return self.load(terms[0][0], first, past - first, found)
+        return self._summed(terms, first, found)
+
+    def _summed(self, terms: Combination, first: int, found: torch.Tensor) -> torch.Tensor:
+        """Fill a tensor with a linear combination of leaves, from their elements at `first` on; return it."""
         parts = [(leaf.digest, share) for leaf, share in terms]
         (maker,), slots = makers_of(Cluster([leaf for leaf, _ in terms], [Step(b"", "float32", len(found), parts)]))
         room, chunk = self._room, self._room.chunk

@@ -96,8 +96,11 @@ class Looking:
         if key is None:
             return
         maker.state = self._found(key)
-        if maker.state is not None:
-            return
+        if maker.state is None:
+            self._find_out_anew(maker, work, key)
+
+    def _find_out_anew(self, maker: Operating, work: ClusterWork, key: bytes) -> None:
+        """Give a maker the state of its statistic by going through its inputs, and keep it as a finding."""
         try:
             maker.state = self._looked_through(maker, work)
         except UndefinedError as error:

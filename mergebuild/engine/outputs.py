@@ -118,12 +118,7 @@ class Outputs:
         Raises:
             OSError: they were complete, and one could not be closed: some file systems report lost data only then.
         """
-        failed: OSError | None = None
-        for file in self._files:
-            try:
-                file.close()
-            except OSError as error:
-                failed = failed or error
+        failed = self._close_each()
         if is_whole and failed is None:
             return
         for file in self._files:
@@ -131,6 +126,16 @@ class Outputs:
                 file.output.path.unlink(missing_ok=True)
         if is_whole and failed is not None:
             raise failed
+
+    def _close_each(self) -> OSError | None:
+        """Close the files; return the first error, if there was one."""
+        failed: OSError | None = None
+        for file in self._files:
+            try:
+                file.close()
+            except OSError as error:
+                failed = failed or error
+        return failed
 
     def descriptor(self, index: int) -> int:
         """Return the descriptor of an output."""
@@ -250,6 +255,11 @@ class _OpenOutput:
         """The range of bytes that the disk was not yet asked to write."""
         self._mapping: mmap.mmap | None = None
         """All of it in memory, if it has scattered tensors."""
+        self._write_known()
+
+    def _write_known(self) -> None:
+        """Write what is known before any tensor is made; if that fails, remove the file."""
+        output = self.output
         try:
             for offset, content in ((0, output.header), *output.fixed):
                 platform.pwrite_all(self.fd, memoryview(content), offset)

@@ -68,9 +68,7 @@ class UnseenWorker:
     def run(self, group: UnseenGroup, worker: compiled.CompiledWorker) -> SeenSteps:
         """Hash the inputs of a group, and do what needs no torch. `worker`: this thread's."""
         unhashed = group.unhashed
-        guess = guessed(group)
-        if guess is not None and (not is_compiled(guess, self._device) or self._has_twins(unhashed)):
-            guess = None
+        guess = self._guess(group, unhashed)
         made, checksums = self._made_as_hashed(group, guess, worker)
         work = seen(group, checksums)
         names = names_of(group, work) if guess is not None else None
@@ -81,6 +79,13 @@ class UnseenWorker:
         if names is not None:
             return SeenSteps(work.found, _named(made, names, work), None)
         return self._computed(work, unhashed, worker)
+
+    def _guess(self, group: UnseenGroup, unhashed: Sequence[Leaf]) -> Cluster | None:
+        """Return what can be computed while a group is hashed, by compiled kernels; None if it is most likely wrong."""
+        guess = guessed(group)
+        if guess is not None and (not is_compiled(guess, self._device) or self._has_twins(unhashed)):
+            return None
+        return guess
 
     def _computed(self, work: SeenWork, unhashed: Sequence[Leaf], worker: compiled.CompiledWorker) -> SeenSteps:
         """Compute the cluster of a group, if that needs no torch."""

@@ -98,17 +98,20 @@ class Building:
         Raises:
             _RefusedError: something is refused, and the rest is not to be built.
         """
-        session, out = self.session, self.options.out
-        is_close = hash_all or self.lock is not None
-        if out is not None:
-            goal = session.claims.elsewhere(self.names, out, self.options.dtype)
-            plan = session.planner.plan([goal], hash_all=is_close)
-        else:
-            plan = session.plan(self.names, hash_all=is_close, look_closely=is_close)
+        session = self.session
+        plan = self._planned(is_close=hash_all or self.lock is not None)
         plan = session.gated(plan, force=self.options.force, holds=holds_of(session, self.lock))
         if plan.refusals and not self.options.keep_going:
             raise _RefusedError(plan, time.perf_counter() - self.began, session.sources.bytes_read)
         return plan
+
+    def _planned(self, *, is_close: bool) -> Plan:
+        """Plan what was asked for: targets, or with `-o` one at another path."""
+        session, out = self.session, self.options.out
+        if out is not None:
+            goal = session.claims.elsewhere(self.names, out, self.options.dtype)
+            return session.planner.plan([goal], hash_all=is_close)
+        return session.plan(self.names, hash_all=is_close, look_closely=is_close)
 
     def _places(self) -> dict[Path, str]:
         """Return the paths that may be written to, each with the target that makes it."""
@@ -143,13 +146,10 @@ class Building:
 
 
 def with_torch_ahead(emit: Emit, recipe: Recipe, names: Sequence[str], device: str) -> Emit:
-    """Return an `emit` that also loads torch while a large source is hashed, if torch may be needed.
-
-    In most cases work follows.
-    """
+    """Return an `emit` that also loads torch while a large source is hashed, if torch may be needed."""
 
     def watched(event: Event) -> None:
-        if isinstance(event, Hashing) and event.size > _LARGE:
+        if isinstance(event, Hashing) and event.size > _LARGE:  # in most cases work follows
             from mergebuild.engine.requirements import may_need_torch
             from mergebuild.engine.torch_import import warm_up
 

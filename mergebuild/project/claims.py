@@ -141,15 +141,19 @@ class Claims:
         if len(names) != 1:
             raise UsageError.one("one-target", f"`-o` writes one target, and {len(names)} were named")
         is_folder = str(out).endswith(("/", os.sep))
+        self._check_path(path, out, is_folder=is_folder)
+        self._check_outputs(path, out, is_folder=is_folder)
+        self._check_sources(path, out, is_folder=is_folder)
+        target = self._recipe.target(names[0])
+        return Goal(target.name, path, dtype or target.dtype or self._recipe.default_dtype, is_extra=True)
+
+    def _check_path(self, path: Path, out: Path | str, *, is_folder: bool) -> None:
+        """Refuse a path that can't be an output's."""
         if is_folder != registry.is_folder(path):
             suffixes = registry.shown_suffixes(", ")
             raise UsageError.one("bad-output", f"`{out}` does not end in {suffixes} or `/`")
         if reserved := self._recipe.reserved(path):
             raise UsageError.one("bad-output", f"`{out}` {reserved}", help="name another path")
-        self._check_outputs(path, out, is_folder=is_folder)
-        self._check_sources(path, out, is_folder=is_folder)
-        target = self._recipe.target(names[0])
-        return Goal(target.name, path, dtype or target.dtype or self._recipe.default_dtype, is_extra=True)
 
     def _check_outputs(self, path: Path, out: Path | str, *, is_folder: bool) -> None:
         for taken, owner in self._recipe.outputs().items():

@@ -16,6 +16,7 @@ from mergebuild.sources.locating import locate
 
 if TYPE_CHECKING:
     from mergebuild.project.session import Session
+    from mergebuild.recipe import Recipe
 
 __all__ = ["clean", "gc", "sweeper"]
 
@@ -46,6 +47,19 @@ def clean(
 def sweeper(session: Session, outputs: Mapping[Path, str]) -> Sweeper:
     """Return the sweeper of a project. `outputs`: by path, the target that makes it."""
     recipe = session.recipe
+    places = _places_of_sources(recipe)
+    is_ours = bool(os.environ.get("MERGEBUILD_STORE"))  # the user's own store: it did not come with a project
+    return Sweeper(
+        session.store,
+        outputs,
+        places,
+        recipe.root,
+        lambda path: is_ours or trust.may_write(recipe.root, path),
+    )
+
+
+def _places_of_sources(recipe: Recipe) -> SourcePlaces:
+    """Return where sources are, and which are missing."""
     found: list[Path] = []
     missing: dict[str, str] = {}
     for name, source in recipe.sources.items():
@@ -54,11 +68,4 @@ def sweeper(session: Session, outputs: Mapping[Path, str]) -> Sweeper:
             found.append(locate(source, recipe.root))
         except SourceError:
             missing[name] = source.path
-    is_ours = bool(os.environ.get("MERGEBUILD_STORE"))  # the user's own store: it did not come with a project
-    return Sweeper(
-        session.store,
-        outputs,
-        SourcePlaces(found, missing),
-        recipe.root,
-        lambda path: is_ours or trust.may_write(recipe.root, path),
-    )
+    return SourcePlaces(found, missing)

@@ -16,7 +16,6 @@ What only the work itself can show (values that are not finite, a source that ch
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -73,26 +72,26 @@ class Gate:
 
     def _asked(self, plan: Plan, planner: Planner) -> Plan:
         refused = _Refusals()
-        for hold in self._holds:
-            for judgement in plan.judged:
-                if (error := hold(judgement.description)) is not None:
-                    refused.add(judgement, error)
+        self._ask_holds(plan, refused)
         actions = [each for each in plan.actions if each.verdict is not Verdict.UP_TO_DATE]  # others write nothing
         files = [file for action in actions for file in action.files if file.verdict is not Verdict.UP_TO_DATE]
-        if self._written is not None:
-            self._ask_for_places(files, self._written, refused)
+        self._ask_for_places(files, refused)
         self._ask_for_code(actions, refused)
         self._ask_for_one_place(plan.files, refused)
-        writable = cache(_is_writable)
-        for file in files:
-            if (refusal := self._in_the_way(file, writable)) is not None:
-                refused.add(file.judgement, TargetError((refusal.problem,)))
+        self._ask_for_ways(files, refused)
         if refused.pass_on(plan):
             plan = planner.without(plan, refused.found)
         if self._ask_for_space(plan, refused):
             refused.pass_on(plan)
             plan = planner.without(plan, refused.found)
         return plan
+
+    def _ask_holds(self, plan: Plan, refused: _Refusals) -> None:
+        """Refuse targets that don't meet a further condition."""
+        for hold in self._holds:
+            for judgement in plan.judged:
+                if (error := hold(judgement.description)) is not None:
+                    refused.add(judgement, error)
 
     def _ask_for_one_place(self, files: Iterable[FileAction], refused: _Refusals) -> None:
         """Refuse a file whose path is the very file of another target's output, through a link between folders."""
@@ -107,22 +106,16 @@ class Gate:
             if other.name != file.name:
                 refused.add(file.judgement, TargetError((failures.same_place(file, other).problem,)))
 
-    def _ask_for_places(
-        self, files: Sequence[FileAction], written: Callable[[], Iterable[Path]], refused: _Refusals
-    ) -> None:
+    def _ask_for_places(self, files: Sequence[FileAction], refused: _Refusals) -> None:
         """Refuse files outside of the project, unless the user trusts it with their folders."""
-        root = self._recipe.root
-        folders: dict[str, list[FileAction]] = {}
+        if (written := self._written) is None:
+            return
+        root, asked = self._recipe.root, cache(lambda: tuple(written()))
         for file in files:
-            path = file.content.path
-            if path is None:
-                continue
-            if not file.goal.is_extra:
-                folders.setdefault(_folder_of(path), []).append(file)
-            elif error := _caught(trust.require_plain, root, path):
+            path = file.content.path if file.goal.is_extra else None
+            if path is not None and (error := _caught(trust.require_plain, root, path)):
                 refused.add(file.judgement, error)
-        asked = cache(lambda: tuple(written()))
-        for some in folders.values():
+        for some in _by_folder(files):
             paths = {path: file.description.blueprint.target.where for file in some[:1] if (path := file.content.path)}
             if error := _caught(trust.require, root, paths, _when_asked(asked)):
                 for file in some:
@@ -134,6 +127,13 @@ class Gate:
             programs = action.judgement.description.programs
             if programs and (error := _caught(trust.require_code, self._recipe.root, programs)):
                 refused.add(action.judgement, error)
+
+    def _ask_for_ways(self, files: Iterable[FileAction], refused: _Refusals) -> None:
+        """Refuse files that can't be written to their paths."""
+        writable = cache(_is_writable)
+        for file in files:
+            if (refusal := self._in_the_way(file, writable)) is not None:
+                refused.add(file.judgement, TargetError((refusal.problem,)))
 
     def _in_the_way(self, file: FileAction, writable: Callable[[str], bool]) -> Refusal | None:
         """Return the reason why a file can't be written to its path; None if it can."""
@@ -150,29 +150,25 @@ class Gate:
 
         Return whether there are any.
         """
-        writing: dict[int, list[FileAction]] = {}
-        needed: Counter[int] = Counter()
-        device_of = cache(_device)
-        for file in plan.files:
-            size = file.writes
-            if size and file.refused is None:
-                device = device_of(_folder_of(file.place(self._shelf)))
-                writing.setdefault(device, []).append(file)
-                needed[device] += size
         found = False
-        for device, some in writing.items():
-            size = needed[device]
+        for some in self._writing(plan.files):
+            size = sum(file.writes for file in some)
             free = platform.free_space(_existing(some[0].place(self._shelf).parent))
             if size > free:
-                error = NoSpaceError.one(
-                    "no-space",
-                    f"the build needs {size:,} bytes and {free:,} are free",
-                    help="free some space (`mergebuild gc`), or build fewer targets",
-                )
+                error = _no_space(size, free)
                 for file in some:
                     refused.add(file.judgement, error)
                 found = True
         return found
+
+    def _writing(self, files: Iterable[FileAction]) -> Iterable[list[FileAction]]:
+        """Return the files that will be written, put together by file system."""
+        found: dict[int, list[FileAction]] = {}
+        device_of = cache(_device)
+        for file in files:
+            if file.writes and file.refused is None:
+                found.setdefault(device_of(_folder_of(file.place(self._shelf))), []).append(file)
+        return found.values()
 
 
 class _Refusals:
@@ -208,6 +204,14 @@ def _caught(ask: Callable[Words, None], *words: Words.args, **more: Words.kwargs
     return None
 
 
+def _no_space(needed: int, free: int) -> NoSpaceError:
+    return NoSpaceError.one(
+        "no-space",
+        f"the build needs {needed:,} bytes and {free:,} are free",
+        help="free some space (`mergebuild gc`), or build fewer targets",
+    )
+
+
 def _may_be_the_result(path: Path, content: FileContent, shelf: Shelf) -> bool:
     """Whether a file at an output's path that is not recorded may be what the target makes.
 
@@ -225,6 +229,15 @@ def _is_writable(folder: str) -> bool:
     except OSError:
         return False
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
+def _by_folder(files: Iterable[FileAction]) -> Iterable[list[FileAction]]:
+    """Return the files that have a path of the recipe, put together by folder."""
+    found: dict[str, list[FileAction]] = {}
+    for file in files:
+        if file.content.path is not None and not file.goal.is_extra:
+            found.setdefault(_folder_of(file.content.path), []).append(file)
+    return found.values()
 
 
 def _folder_of(path: Path) -> str:

@@ -158,9 +158,14 @@ def _diffusion_facts(
         kind = traits.kind_of_inputs(channels)
         yield "input channels", f"{channels} ({kind})" if kind else str(channels)
     marks = traits.marks(shapes)
-    said = model.metadata.get("modelspec.prediction_type") or model.metadata.get("modelspec.predict_key")
     if marks:
         yield "marks", ", ".join(marks)
+    yield from _prediction(model, marks)
+
+
+def _prediction(model: Model, marks: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield what a diffusion model predicts, if a mark or its metadata tell."""
+    said = model.metadata.get("modelspec.prediction_type") or model.metadata.get("modelspec.predict_key")
     if "v_pred" in marks:
         yield "prediction", "v"
     elif said in ("v", "epsilon"):

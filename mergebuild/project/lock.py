@@ -34,13 +34,18 @@ def write_lock(session: Session, *, check: bool) -> Path:
     if check:
         lockfile.check(path, locked)
         return path
+    _write(session, path, locked)
+    return path
+
+
+def _write(session: Session, path: Path, locked: lockfile.Locked) -> None:
+    """Write the lock file, while no other process of this store does."""
     with ExitStack() as stack:
         if session.store.root.is_dir():
             with suppress(OSError):  # the store isn't writable, so it can have no lock
                 stack.enter_context(session.locked(LOCK_FILES))
                 publishing.remove_left_over([path])  # left by killed processes: no other one writes now
         lockfile.write(path, locked)
-    return path
 
 
 def _found_now(session: Session) -> lockfile.Locked:

@@ -111,11 +111,15 @@ def write(path: Path, locked: Locked) -> None:
     except OSError as error:
         if error.errno not in _CLOSED:
             raise
-        why = "it is a folder" if path.is_dir() else (error.strerror or str(error)).lower()
-        message = f"`{path.name}` can't be written: {why}"
-        mend = "move what is there away; the lock is a file of that name beside the mergefile"
-        help_ = mend if path.is_dir() else "check the permissions of the folder that the mergefile is in"
-        raise TargetError.one("lock-unwritable", message, where=Place(path.name), help=help_) from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> TargetError:
+    why = "it is a folder" if path.is_dir() else (error.strerror or str(error)).lower()
+    message = f"`{path.name}` can't be written: {why}"
+    mend = "move what is there away; the lock is a file of that name beside the mergefile"
+    help_ = mend if path.is_dir() else "check the permissions of the folder that the mergefile is in"
+    return TargetError.one("lock-unwritable", message, where=Place(path.name), help=help_)
 
 
 def text_of(locked: Locked) -> str:
@@ -159,16 +163,16 @@ def read(path: Path) -> Locked:
     except FileNotFoundError:
         raise RecipeError.one("no-lock", f"there is no `{path.name}`", help="`mergebuild lock` writes it") from None
     except _OlderError:
-        message = f"`{path.name}` is of an older form, which lacks targets that were not built and files beside weights"
-        help_ = "`mergebuild lock` writes it anew; look at what changed in it"
-        raise RecipeError.one("old-lock", message, where=Place(path.name), help=help_) from None
+        raise _older(path) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-        raise RecipeError.one(
-            "bad-lock",
-            f"`{path.name}` is not a lock file of this version",
-            where=Place(path.name),
-            help="write it again",
-        ) from error
+        message = f"`{path.name}` is not a lock file of this version"
+        raise RecipeError.one("bad-lock", message, where=Place(path.name), help="write it again") from error
+
+
+def _older(path: Path) -> RecipeError:
+    message = f"`{path.name}` is of an older form, which lacks targets that were not built and files beside weights"
+    help_ = "`mergebuild lock` writes it anew; look at what changed in it"
+    return RecipeError.one("old-lock", message, where=Place(path.name), help=help_)
 
 
 class _OlderError(Exception):
@@ -183,14 +187,15 @@ def _read(table: Mapping[str, object]) -> Locked:
         raise ValueError(version)
     files = _table(table.get("files", {}))
     of_sources, of_targets = (_table(files.get(kind, {})) for kind in ("sources", "targets"))
-    sources = {}
-    for name, row in _table(table["sources"]).items():
-        found = _table(row)
-        sources[name] = LockedSource(_text(found["sha256"]), _count(found["size"]), _files(of_sources, name))
+    sources = {name: _source(_table(row), _files(of_sources, name)) for name, row in _table(table["sources"]).items()}
     targets = {
         name: LockedTarget(_text(digest), _files(of_targets, name)) for name, digest in _table(table["targets"]).items()
     }
     return Locked(sources, targets)
+
+
+def _source(row: Mapping[str, object], files: Files) -> LockedSource:
+    return LockedSource(_text(row["sha256"]), _count(row["size"]), files)
 
 
 def _files(tables: Mapping[str, object], name: str) -> Files:
@@ -224,22 +229,27 @@ def check(path: Path, locked: Locked) -> None:
     Raises:
         ResultDiffersError: it has not, or is missing.
     """
-    rows: Sequence[str]
+    rows = _rows_of_check(path, locked)
+    if rows is not None:
+        raise ResultDiffersError.one(
+            "lock-differs",
+            f"`{path.name}` is not what `mergebuild lock` would write",
+            where=Place(path.name),
+            rows=rows,
+            help="`mergebuild lock` writes it",
+        )
+
+
+def _rows_of_check(path: Path, locked: Locked) -> Sequence[str] | None:
+    """Return how a lock file differs from what would be written, as short texts; None if its text is the same."""
     try:
         if read_text(path, most=_MOST) == text_of(locked):
-            return
-        rows = _some(list(differences(read(path), locked))) or ("it says the same in another text",)
+            return None
+        return _some(list(differences(read(path), locked))) or ("it says the same in another text",)
     except RecipeError as error:
-        rows = [problem.message for problem in error.problems]
+        return [problem.message for problem in error.problems]
     except (OSError, ValueError):
-        rows = ["there is none that can be read"]
-    raise ResultDiffersError.one(
-        "lock-differs",
-        f"`{path.name}` is not what `mergebuild lock` would write",
-        where=Place(path.name),
-        rows=rows,
-        help="`mergebuild lock` writes it",
-    )
+        return ["there is none that can be read"]
 
 
 def differences(before: Locked, now: Locked) -> Iterator[str]:
@@ -288,13 +298,9 @@ def other_source(locked: Locked, source: SourceFile, where: Place) -> Problem | 
         return Problem("lock-mismatch", message, where, _ACCEPT_SOURCE, (f"found   {now.sha256}  {source.shown}",))
     kind = "file" if source.model.folder is None else "folder"
     files = [f"{path} {what}" for path, what in _other_files(before.files, now.files)]
-    return Problem(
-        "lock-mismatch",
-        f"source `{source.name}` is not the {kind} that mergefile.lock names",
-        where,
-        f"get that {kind}, or {_ACCEPT_SOURCE}",
-        (f"locked  {before.sha256}", f"found   {now.sha256}  {source.shown}", *_some(files)),
-    )
+    message = f"source `{source.name}` is not the {kind} that mergefile.lock names"
+    hashes = (f"locked  {before.sha256}", f"found   {now.sha256}  {source.shown}")
+    return Problem("lock-mismatch", message, where, f"get that {kind}, or {_ACCEPT_SOURCE}", (*hashes, *_some(files)))
 
 
 _ACCEPT_SOURCE: Final = "run `mergebuild lock` to accept this one"

@@ -112,8 +112,12 @@ def why(session: Session, name: str, tensor: str | None) -> WhyResult:
     if name in found.fresh:
         return WhyResult(name, Verdict.UP_TO_DATE, (), ())
     action = found.by_name[name]
+    return _why_of(name, action, _told(session, found, action, tensor))
+
+
+def _why_of(name: str, action: Action, told: TensorWhy | None) -> WhyResult:
+    """Return the differences of a planned target from its last build; `told`: of a tensor, what it follows from."""
     changes = action.judgement.changes
-    told = _told(session, found, action, tensor)
     if action.refused is not None:
         blocked = action.result()
         return WhyResult(name, blocked.verdict, changes, blocked.reasons, action.refused.error.problems, told)

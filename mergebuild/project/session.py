@@ -68,13 +68,7 @@ class Session:
     def __init__(self, recipe: Recipe, opening: Opening, *, timeout: float | None) -> None:
         self.recipe = recipe
         self.claims = Claims(recipe)
-        self.store = DiskStore(
-            opening.root,
-            project=_relative(recipe.path, opening.root),
-            history_bytes=recipe.project.history_bytes,
-            durable=opening.durable,
-            patience=timeout,
-        )
+        self.store = _store_of(recipe, opening, timeout)
         self._opening = opening
         ledger, keeps_names = self.store.ledger, partial(declared_for, user=recipe.layouts)
         self.sources = Sources(recipe.sources, ledger, folder=recipe.root, keeps_names=keeps_names)
@@ -174,17 +168,21 @@ class Session:
             yield
             return
         with self.locked():
-            root = self.recipe.root  # nothing was written to folders that it isn't trusted with: nothing is removed
-            written = {path: path if registry.is_folder(path) else path.parent for path in outputs}
-            allowed = {folder for folder in set(written.values()) if trust.may_write(root, folder / "any")}
-            paths = [path for path, folder in written.items() if folder in allowed]
-            folders = {
-                path: not self.claims.has_only_its_output(outputs[path]) for path in paths if registry.is_folder(path)
-            }
-            for place in self.store.begin(paths, folders):
+            for place in self.store.begin(*self._to_clear(outputs)):
                 what = "a file that is not ours, left in the middle of a build that was killed"
                 self.emit(Notice(f"{what}, is kept as {place}"))
             yield
+
+    def _to_clear(self, outputs: Mapping[Path, str]) -> tuple[list[Path], dict[Path, bool]]:
+        """Return the outputs to clear of what killed processes left; of folders, whether the store may have a copy.
+
+        Nothing was written to folders that the project isn't trusted with, so nothing is removed there.
+        """
+        written = {path: path if registry.is_folder(path) else path.parent for path in outputs}
+        allowed = {folder for folder in set(written.values()) if trust.may_write(self.recipe.root, folder / "any")}
+        paths = [path for path, folder in written.items() if folder in allowed]
+        folders = [path for path in paths if registry.is_folder(path)]
+        return paths, {path: not self.claims.has_only_its_output(outputs[path]) for path in folders}
 
     def locked(self, name: str = "lock") -> AbstractContextManager[None]:
         """Hold a lock of the store."""
@@ -307,12 +305,19 @@ class Sessions:
             if done is not None:
                 forget_stamps(root)  # so that the next build records the outputs again
                 aside, rows = done
-                emit(
-                    Notice(
-                        f"{self._claims.shown(path)} is damaged: it is kept as {aside.name}, and begun afresh"
-                        f" with {rows} rows that could be read"
-                    )
-                )
+                what = f"is damaged: it is kept as {aside.name}, and begun afresh with {rows} rows that could be read"
+                emit(Notice(f"{self._claims.shown(path)} {what}"))
+
+
+def _store_of(recipe: Recipe, opening: Opening, timeout: float | None) -> DiskStore:
+    """Return a recipe's store, whose database is waited for at most `timeout` seconds."""
+    return DiskStore(
+        opening.root,
+        project=_relative(recipe.path, opening.root),
+        history_bytes=recipe.project.history_bytes,
+        durable=opening.durable,
+        patience=timeout,
+    )
 
 
 def device_class(device: str) -> str:

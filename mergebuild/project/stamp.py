@@ -135,9 +135,7 @@ class Stamp:
         targets: Sequence[str],
     ) -> None:
         where = os.path.join(os.getcwd(), mergefile)
-        given = os.environ.get("MERGEBUILD_STORE")
-        store = os.path.expanduser(given) if given else os.path.join(os.path.dirname(where), ".mergebuild")
-        self.store = os.path.abspath(store)
+        self.store = _usual_store(where)
         """The store in which a stamp is looked for; `[project] store` is only known from the mergefile's text."""
         key = xxhash.xxh3_128()
         home = os.path.expanduser("~")  # paths in the mergefile may begin with it
@@ -171,19 +169,21 @@ class Stamp:
             answer: The answer.
             read: A moment before these were read.
         """
-        from pathlib import Path
-
-        from mergebuild.system.publishing import write_text
-
         words = {path: _text_of(path) for path in map(str, texts)}
         states = [Identity(*_state_of(path)) for path in words]
         until = Moment.now()
         if not all(map(_is_as_read, texts, texts.values())) or any(is_racy(state, read, until) for state in states):
             self.forget()
-            return
+        else:
+            self._put({"texts": list(words.items()), **answer._asdict()})
+
+    def _put(self, kept: Mapping[str, object]) -> None:
+        """Write the stamp's file, and remove the oldest ones if there are too many."""
+        from pathlib import Path
+
+        from mergebuild.system.publishing import write_text
 
         os.makedirs(os.path.dirname(self._path), exist_ok=True)
-        kept = {"texts": list(words.items()), **answer._asdict()}
         write_text(Path(self._path), json.dumps(kept, separators=(",", ":")))
         _forget_old(os.path.dirname(self._path))
 
@@ -191,6 +191,13 @@ class Stamp:
         """Remove the stamp."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
+
+
+def _usual_store(mergefile: str) -> str:
+    """Return the store of a mergefile that names none: that of the environment, else the one beside it."""
+    given = os.environ.get("MERGEBUILD_STORE")
+    store = os.path.expanduser(given) if given else os.path.join(os.path.dirname(mergefile), ".mergebuild")
+    return os.path.abspath(store)
 
 
 def _dated(folders: Iterable[str], since: Moment) -> dict[str, Identity]:

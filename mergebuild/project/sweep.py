@@ -135,34 +135,10 @@ class Sweeper:
         """
         before = self._size()
         gone = self._gone(_PATIENCE if older_than is None else older_than)
-        wanted = self._ledger.wanted(besides=[*gone, self._project])
-        wanted |= {record.artifact for record in self._ledger.records() if record.target in needing}
-        inside = [
-            row for row in self._shelf.rows() if row.kind in ("history", "kept") and not self._sources.touch(row.path)
-        ]
-        going = [row for row in inside if row.kind == "kept" and row.digest not in wanted]
-        history = [row for row in inside if row.kind == "history"]
-        if older_than is not None:
-            going += [row for row in history if row.made < time.time() - older_than]
-        own = [row for row in history if row.project in ("", self._project)]
-        going += self._beyond(own, self._publisher.history_budget(), going)
-        if max_size is not None:
-            stay = sum(_size(row) for row in inside if row.kind == "kept" and row not in going)
-            going += self._beyond(history, max_size - stay, going)
-        self._going = going
+        self._going = self._unneeded(self._wanted(needing, gone), max_size, older_than)
         if dry_run:
             return self._foreseen(before, self._strangers())
-        for row in going:
-            self._remove(row)
-        for path, size in self._strangers():
-            self._removed.append(self._shown(path))
-            self._freed += size
-            path.unlink()
-        for project in gone:
-            self._ledger.forget_project(project)
-        for row in self._shelf.rows():
-            if is_gone(row.path) and (row.kind != "output" or row.path.parent.is_dir()):
-                self._publisher.forget(row)  # not outputs whose folder is gone: their disk may be detached
+        self._remove_collected(gone)
         return self._result(before)
 
     def _gone(self, patience: float) -> list[str]:
@@ -183,6 +159,44 @@ class Sweeper:
 
     # Inside
 
+    def _wanted(self, needing: Collection[str], gone: Sequence[str]) -> set[bytes]:
+        """Return the artifacts that are on record for these targets, or for a project that is not `gone`."""
+        wanted = self._ledger.wanted(besides=[*gone, self._project])
+        return wanted | {record.artifact for record in self._ledger.records() if record.target in needing}
+
+    def _unneeded(self, wanted: set[bytes], max_size: int | None, older_than: float | None) -> list[ArtifactRow]:
+        """Return the kept artifacts that are not wanted, and the history beyond budget, age or size."""
+        inside = [
+            row for row in self._shelf.rows() if row.kind in ("history", "kept") and not self._sources.touch(row.path)
+        ]
+        going = [row for row in inside if row.kind == "kept" and row.digest not in wanted]
+        history = [row for row in inside if row.kind == "history"]
+        going += self._superseded(history, older_than)
+        if max_size is not None:
+            stay = sum(_size(row) for row in inside if row.kind == "kept" and row not in going)
+            going += self._beyond(history, max_size - stay, going)
+        return going
+
+    def _superseded(self, history: Sequence[ArtifactRow], older_than: float | None) -> list[ArtifactRow]:
+        """Return the history that is older than so many seconds, and this project's own beyond its budget."""
+        going = [] if older_than is None else [row for row in history if row.made < time.time() - older_than]
+        own = [row for row in history if row.project in ("", self._project)]
+        return going + self._beyond(own, self._publisher.history_budget(), going)
+
+    def _remove_collected(self, gone: Iterable[str]) -> None:
+        """Remove what is to go, and files of the store without a row; forget gone projects, and what is not there."""
+        for row in self._going:
+            self._remove(row)
+        for path, size in self._strangers():
+            self._removed.append(self._shown(path))
+            self._freed += size
+            path.unlink()
+        for project in gone:
+            self._ledger.forget_project(project)
+        for row in self._shelf.rows():
+            if is_gone(row.path) and (row.kind != "output" or row.path.parent.is_dir()):
+                self._publisher.forget(row)  # not outputs whose folder is gone: their disk may be detached
+
     def _orphans_to_go(self) -> list[ArtifactRow]:
         if self._sources.missing:
             names = ", ".join(f"`{name}`" for name in self._sources.missing)
@@ -201,16 +215,10 @@ class Sweeper:
             self._take_row(row, names, is_all=row.path == path)
 
     def _rows_at(self, path: Path) -> list[ArtifactRow]:
-        """Return what was built at a path, or below it if it is a folder, by the records.
-
-        A build that was killed may have published a file without recording it: then its bytes tell.
-        """
+        """Return what was built at a path, or below it if it is a folder: by the records, or else by the bytes."""
         below = self._owning.rows_below.get(path, ())
         rows = [row for row in below if not _is_in_writing(row.path) and not is_gone(row.path)]
-        unknown = self._owning.intended_at(path) - {row.path for row in rows}
-        if path in self._owning.built_at and not path.is_dir() and not rows:
-            unknown.add(path)
-        for place in sorted(unknown):
+        for place in sorted(self._unrecorded_at(path, rows)):
             presence, there = self._shelf.at(place)
             if there is not None:
                 rows.append(there)
@@ -218,15 +226,17 @@ class Sweeper:
                 self._keep(path, "changed by hand")
         return rows
 
-    def _take_row(self, row: ArtifactRow, names: Collection[str], *, is_all: bool) -> None:
-        """Take a file that these targets, and no others, own.
+    def _unrecorded_at(self, path: Path, rows: Sequence[ArtifactRow]) -> set[Path]:
+        """Return where a build that was killed may have published a file without recording it, beside these rows."""
+        unknown = self._owning.intended_at(path) - {row.path for row in rows}
+        if path in self._owning.built_at and not path.is_dir() and not rows:
+            unknown.add(path)
+        return unknown
 
-        `is_all`: it is the output, and not a file of a folder.
-        """
-        if self._sources.touch(row.path):
-            self._keep(row.path, "a source now")
-        elif self._owning.maker(row.path) is None and self._sources.may_touch(row.path):
-            self._keep(row.path, "perhaps a source, for one is missing")
+    def _take_row(self, row: ArtifactRow, names: Collection[str], *, is_all: bool) -> None:
+        """Take a file that these targets, and no others, own. `is_all`: it is the output, not a file of a folder."""
+        if why := self._why_source(row):
+            self._keep(row.path, why)
         elif self._owning.is_elsewhere(row):
             if is_all:
                 self._keep(row.path, "what another project made")
@@ -236,11 +246,23 @@ class Sweeper:
         elif not self._may_remove(row.path):
             self._keep(row.path, "outside the project, which is not trusted with its folder")
         else:
-            presence, there = self._shelf.at(row.path)
-            if presence is Presence.FOREIGN:
-                self._keep(row.path, "changed by hand")
-            elif there is not None and self._owning.is_owned(there, names):
-                self._going.append(there)
+            self._take_unchanged(row, names)
+
+    def _why_source(self, row: ArtifactRow) -> str:
+        """Return why a file is kept as a source; empty if it is none."""
+        if self._sources.touch(row.path):
+            return "a source now"
+        if self._owning.maker(row.path) is None and self._sources.may_touch(row.path):
+            return "perhaps a source, for one is missing"
+        return ""
+
+    def _take_unchanged(self, row: ArtifactRow, names: Collection[str]) -> None:
+        """Take a file that may be removed, if it is still one that these targets made."""
+        presence, there = self._shelf.at(row.path)
+        if presence is Presence.FOREIGN:
+            self._keep(row.path, "changed by hand")
+        elif there is not None and self._owning.is_owned(there, names):
+            self._going.append(there)
 
     def _keep(self, path: Path, why: str) -> None:
         self._kept.append(f"{self._shown(path)} ({why})")

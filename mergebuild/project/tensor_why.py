@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mergebuild.errors import UsageError, did_you_mean
 from mergebuild.plan.built_keys import BuiltKeys, packed_keys
@@ -78,13 +78,17 @@ def _parameter(description: Description, tensor: str) -> str:
     blueprint = description.blueprint
     found = blueprint.spelling.aliases.get(tensor, (blueprint.tied.get(tensor, tensor),))
     if len(found) > 1:
-        raise UsageError.one(
-            "several-parameters",
-            f"`{tensor}` of target `{description.name}` is {len(found)} parameters, each made by itself",
-            rows=found[:8],
-            help="name one of them",
-        )
+        raise _several(description.name, tensor, found)
     return found[0]
+
+
+def _several(target: str, tensor: str, parameters: Sequence[str]) -> UsageError:
+    return UsageError.one(
+        "several-parameters",
+        f"`{tensor}` of target `{target}` is {len(parameters)} parameters, each made by itself",
+        rows=parameters[:8],
+        help="name one of them",
+    )
 
 
 def _described(keys: BuiltKeys | None, tensor: str, labels: Mapping[bytes, str]) -> ExplainedTensor | None:

@@ -63,15 +63,22 @@ def require(root: Path, paths: Mapping[Path, Where | None], asked: Iterable[Path
         return
     granted = list(_word_for(root).folders)
     if not set(wanted) <= set(granted) or granted != outside(root, asked):
-        first = next(at for path, at in paths.items() if outside(root, [path]))
-        raise TrustError.one(
-            "not-trusted",
-            "this project would write outside its folder"
-            + (", and what it asks for changed since it was trusted" if granted else ""),
-            where=first.place("output") if first else None,
-            rows=tuple(f"writes into {folder}" for folder in wanted),
-            help=_HELP,
-        )
+        raise _not_trusted(root, paths, wanted, was_trusted=bool(granted))
+
+
+def _not_trusted(
+    root: Path, paths: Mapping[Path, Where | None], wanted: Iterable[str], *, was_trusted: bool
+) -> TrustError:
+    """Return the error of a project that would write to these paths, which are in the `wanted` folders outside."""
+    first = next(at for path, at in paths.items() if outside(root, [path]))
+    return TrustError.one(
+        "not-trusted",
+        "this project would write outside its folder"
+        + (", and what it asks for changed since it was trusted" if was_trusted else ""),
+        where=first.place("output") if first else None,
+        rows=tuple(f"writes into {folder}" for folder in wanted),
+        help=_HELP,
+    )
 
 
 def require_plain(root: Path, path: Path) -> None:
@@ -103,19 +110,20 @@ def require_store(root: Path, store: Path, asked: Iterable[Path]) -> None:
         TrustError: it is one of these.
     """
     require(root, {store / "any": None}, asked)
+    if odd := _odd_in(store):
+        message = f"the store `{store.name}` holds what mergebuild never puts there"
+        rows = tuple(f"`{name}` is a link, or no file" for name in sorted(odd)[:8])
+        mend = "it came with the project's files, or was changed: remove that, or the whole folder"
+        raise TrustError.one("foreign-store", message, where=Place(store.name), rows=rows, help=mend)
+
+
+def _odd_in(store: Path) -> list[str]:
+    """Return the names in a store that are neither files nor folders; none if there is no store."""
     try:
         with os.scandir(store) as entries:
-            odd = [each.name for each in entries if _is_odd(each)]
+            return [each.name for each in entries if _is_odd(each)]
     except (FileNotFoundError, NotADirectoryError):
-        return
-    if odd:
-        raise TrustError.one(
-            "foreign-store",
-            f"the store `{store.name}` holds what mergebuild never puts there",
-            where=Place(store.name),
-            rows=tuple(f"`{name}` is a link, or no file" for name in sorted(odd)[:8]),
-            help="it came with the project's files, or was changed: remove that, or the whole folder",
-        )
+        return []
 
 
 def _is_odd(entry: os.DirEntry[str]) -> bool:
@@ -144,15 +152,19 @@ def require_code(root: Path, methods: Iterable[Method]) -> None:
     granted = _word_for(root).methods
     wanted = {name: each for name, each in _programs(methods).items() if granted.get(name) != _seal(each)}
     if wanted:
-        first = next(iter(wanted.values()))
-        raise TrustError.one(
-            "not-trusted",
-            "this project would run code of its own"
-            + (", which changed since it was trusted" if granted.keys() & wanted.keys() else ""),
-            where=Place(first.file),
-            rows=tuple(f"runs {program.file} for `{name}`" for name, program in wanted.items()),
-            help="look at the code, then run `mergebuild trust`",
-        )
+        raise _untrusted_code(wanted, was_trusted=bool(granted.keys() & wanted.keys()))
+
+
+def _untrusted_code(wanted: Mapping[str, Program], *, was_trusted: bool) -> TrustError:
+    """Return the error of a project whose programs, by the methods' names, are not trusted as they are now."""
+    first = next(iter(wanted.values()))
+    return TrustError.one(
+        "not-trusted",
+        "this project would run code of its own" + (", which changed since it was trusted" if was_trusted else ""),
+        where=Place(first.file),
+        rows=tuple(f"runs {program.file} for `{name}`" for name, program in wanted.items()),
+        help="look at the code, then run `mergebuild trust`",
+    )
 
 
 def grant(root: Path, asked: Iterable[Path], methods: Iterable[Method] = ()) -> Trusted:

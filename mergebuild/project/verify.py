@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -158,15 +158,7 @@ class Verifier:
         """Yield the artifacts to be read, each with the name of its target."""
         rows = {row.path: row for row in self._store.shelf.rows() if row.kind != "intended"}
         for record in self._records(names):
-            if record.output is None:
-                mine = [row for row in rows.values() if row.kind == "kept" and row.digest == record.artifact]
-            elif record.output in rows:
-                mine = [rows[record.output]]
-            else:
-                mine = [row for row in rows.values() if record.output in row.path.parents]
-            if record.output is not None:
-                mine = [row for row in mine if row.kind == "output" and not is_gone(row.path)]
-            for row in mine:
+            for row in _built(record, rows):
                 del rows[row.path]
                 yield record.target, row
         if names is None:
@@ -175,35 +167,45 @@ class Verifier:
                     yield "the store", row
 
     def _differing(self, file: FileAction, store: DiskStore, record: Record) -> Iterator[Problem]:
+        """Yield a problem if a file built again is not the one at the target's output."""
         made = file.description
         built = store.shelf.rows(path=file.content.path)[0]
+        path = self._output_of(file)
+        if record.artifact != made.digest:
+            message = f"`{self._shown(path)}` is of another recipe or other sources than there are now"
+            yield Problem("stale", message, made.blueprint.target.where.place(), "build it, then verify")
+        elif (damage := store.shelf.damage(built._replace(path=path))) and damage[0].startswith("unreadable"):
+            message = f"`{self._shown(path)}` can't be compared: {damage[0]}"
+            yield Problem("unreadable", message, Place(self._shown(path)))
+        elif damage:
+            message = f"`{self._shown(path)}` is not what a build of `{made.name}` from its sources gives"
+            mend = "build it again; if the recipe and the sources did not change, please report a bug"
+            yield Problem("rebuild-differs", message, made.blueprint.target.where.place(), mend)
+
+    def _output_of(self, file: FileAction) -> Path:
+        """Return the path of a file of the target's output, which a rebuild writes elsewhere."""
+        made = file.description
         path = self._recipe.target(file.name).output_path
         assert path is not None
         if made.is_folder:
             assert made.goal.path is not None
             assert file.content.path is not None
             path /= file.content.path.relative_to(made.goal.path)
-        if record.artifact != made.digest:
-            yield Problem(
-                "stale",
-                f"`{self._shown(path)}` is of another recipe or other sources than there are now",
-                made.blueprint.target.where.place(),
-                "build it, then verify",
-            )
-        elif (damage := store.shelf.damage(built._replace(path=path))) and damage[0].startswith("unreadable"):
-            yield Problem(
-                "unreadable", f"`{self._shown(path)}` can't be compared: {damage[0]}", Place(self._shown(path))
-            )
-        elif damage:
-            yield Problem(
-                "rebuild-differs",
-                f"`{self._shown(path)}` is not what a build of `{made.name}` from its sources gives",
-                made.blueprint.target.where.place(),
-                "build it again; if the recipe and the sources did not change, please report a bug",
-            )
+        return path
 
     def _shown(self, path: Path) -> str:
         try:
             return path.relative_to(self._recipe.root).as_posix()
         except ValueError:
             return path.as_posix()
+
+
+def _built(record: Record, rows: Mapping[Path, ArtifactRow]) -> list[ArtifactRow]:
+    """Return the artifacts, of some by path, that a target's last build wrote: its kept copy, or the output's files."""
+    if record.output is None:
+        return [row for row in rows.values() if row.kind == "kept" and row.digest == record.artifact]
+    if record.output in rows:
+        found = [rows[record.output]]
+    else:
+        found = [row for row in rows.values() if record.output in row.path.parents]
+    return [row for row in found if row.kind == "output" and not is_gone(row.path)]
