@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
@@ -40,6 +41,9 @@ _BETWEEN = "between"
 """The folder of the store for files of intermediate tensors, which exist during one build only."""
 
 _DEFAULT_HISTORY = 10_000_000_000
+
+_HINDRANCES = (OSError, sqlite3.Error)
+"""What is raised if a file can't be moved, or if its row can't be written, for example because the disk is full."""
 
 
 class _Intended(NamedTuple):
@@ -272,7 +276,7 @@ class DiskPublisher:
         """
         try:
             for old in list(files_below(former)):
-                with suppress(OSError):
+                with suppress(*_HINDRANCES):
                     self._take_away(old, old.relative_to(former), former, folder, aside, keeps_former=keeps_former)
             return remove_empty(former)
         except OSError:
@@ -324,21 +328,22 @@ class DiskPublisher:
                 path.unlink(missing_ok=True)
                 self._settle(moved)
                 return
-        path.unlink()
+        path.unlink(missing_ok=True)
         self._state.forget_artifact(row.id)
 
     def _named_in_history(self, path: Path, row: ArtifactRow) -> ArtifactRow | None:
         """Give a file of ours a name in the history; if there are no hard links it is moved there.
 
-        Returns its row; None if the history is on another file system.
+        Returns its row; None if the history can't have it: it is on another file system, or the row can't be written.
         """
         kept = self._history_path(row)
         try:
             if not platform.link_or_none(path, kept):
                 path.replace(kept)
-        except OSError:
+            return self._moved(row.id, kept, "history", was=row.identity)
+        except _HINDRANCES:
+            kept.unlink(missing_ok=True)  # without a row nobody would know what it is
             return None
-        return self._moved(row.id, kept, "history", was=row.identity)
 
     def _set_aside(self, path: Path, name: Path, group: str) -> Path:
         """Move a file that is not ours into the store's folder `by-hand`; return where it is."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from mergebuild.build import waves
 from mergebuild.errors import NoSpaceError
 from mergebuild.store import ArtifactRow, Stage, publisher
 from mergebuild.store.publisher import DiskPublisher
+from mergebuild.store.state import State
 from mergebuild.system import platform
 
 MERGEFILE = """
@@ -360,6 +363,42 @@ def test_one_file_that_can_t_be_moved_keeps_nobody_from_the_others(
     built.build()
     check_others(built)
     built.run("verify")
+
+
+@pytest.mark.parametrize("is_lasting", [False, True])
+@pytest.mark.parametrize("method", ["move_artifact", "forget_artifact"])
+@pytest.mark.parametrize("way", ["exchanged", "renamed"], indirect=True)
+def test_where_the_history_can_t_be_recorded_nothing_is_left_of_the_former_folder(
+    built: Space, new_space: NewSpace, method: str, is_lasting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new folder is in place: what was there goes, and is neither left beside it nor unknown in the history."""
+    told: list[int] = []
+    real = getattr(State, method)
+
+    def full(state: State, number: int, *rest: object, **named: object) -> None:
+        if rest[1:2] in ((), ("history",)) and (is_lasting or not told):
+            told.append(number)
+            raise sqlite3.OperationalError("database or disk is full")
+        real(state, number, *rest, **named)
+
+    built.edit("alpha = 0.25", "alpha = 0.5")
+    if method == "forget_artifact":
+        built.write('[project]\nhistory = "0"\n' + (built / "mergefile.toml").read_text())
+    with monkeypatch.context() as patch:
+        patch.setattr(State, method, full)
+        assert built.build()["mix"]["verdict"] == "built"
+    assert told
+    assert made(built) == fresh(built, new_space, "fresh")
+    check_others(built)
+    assert {path.name for path in (built / ".mergebuild/history").glob("*")} == in_history(built)
+    assert built.build()["mix"]["verdict"] == "up-to-date"
+    built.run("verify")
+
+
+def in_history(space: Space) -> set[str]:
+    """Return the names of the files that are recorded as files of the history."""
+    with closing(sqlite3.connect(space / ".mergebuild/state.sqlite3")) as db:
+        return {Path(path).name for (path,) in db.execute("SELECT path FROM artifact WHERE kind = 'history'")}
 
 
 @pytest.mark.parametrize("way", ["exchanged"], indirect=True)
