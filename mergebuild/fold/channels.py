@@ -5,7 +5,7 @@ A new tensor is made of pieces of source tensors; for a combination, each term i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import NamedTuple
@@ -52,6 +52,11 @@ class FittedChannels:
             adds_up: Whether it enters a combination: then the additional channels of the first input stay unchanged,
                 bit for bit.
         """
+        forms = self._fitted_forms(view, first, adds_up=adds_up)
+        return _with_forms(view, first, forms) if forms else view
+
+    def _fitted_forms(self, view: View, first: View, *, adds_up: bool) -> Mapping[str, Form]:
+        """Return the first layers of an input that have another number of channels and can be fitted, by name."""
         forms: dict[str, Form] = {}
         for name, spec in view.specs.items():
             wanted = first.specs.get(name)
@@ -59,12 +64,7 @@ class FittedChannels:
                 form = self._fitted_form(view, first, name, adds_up=adds_up)
                 if form is not None:
                     forms[name] = form
-        if not forms:
-            return view
-        of = {each: view.kind(each) for each in view.specs}
-        of |= {name: len(view.palette) + at for at, name in enumerate(forms)}
-        specs = {**view.specs, **{name: view.specs[name]._replace(shape=first.specs[name].shape) for name in forms}}
-        return replace(view, specs=specs, palette=(*view.palette, *forms.values()), kinds=Kinds(of, specs))
+        return forms
 
     def _fitted_form(self, view: View, first: View, name: str, *, adds_up: bool) -> Form | None:
         """Return a first layer with as many channels as the first input has; None if it can't be made."""
@@ -78,15 +78,20 @@ class FittedChannels:
         if rest is None:
             return None
         joint = self._in_one(lying, rest, name, wanted, own)
-        if joint is not None:
-            return joint
+        return joint if joint is not None else self._sum(self._widened(lying, rest, name, wanted, own, adds_up=adds_up))
+
+    def _widened(
+        self, lying: Sequence[_ViewTerm], rest: Sequence[_ViewTerm], name: str, wanted: tuple[int, ...], own: int,
+        *, adds_up: bool,
+    ) -> Sequence[tuple[Fraction, Slot]]:  # fmt: skip
+        """Return the terms of a tensor with the first `own` channels of one combination and the others of another."""
         parts = [(each.share, self._padded(each, name, wanted, own)) for each in lying]
         if adds_up:
             parts += [(each.share, each.slot) for each in rest]
             parts += [(-each.share, self._padded(each, name, wanted, own)) for each in rest]
         else:
             parts += [(each.share, self._padded(each, name, wanted, own, behind=True)) for each in rest]
-        return self._sum(parts)
+        return parts
 
     def _in_one(
         self, lying: Sequence[_ViewTerm], rest: Sequence[_ViewTerm], name: str, shape: tuple[int, ...], own: int
@@ -149,6 +154,14 @@ class FittedChannels:
         for share, slot in terms:
             found[slot] = found.get(slot, Fraction(0)) + share
         return self._intern(found)
+
+
+def _with_forms(view: View, first: View, forms: Mapping[str, Form]) -> View:
+    """Return an input in which some tensors have other forms, and the shapes that they have in the first input."""
+    of = {each: view.kind(each) for each in view.specs}
+    of |= {name: len(view.palette) + at for at, name in enumerate(forms)}
+    specs = {**view.specs, **{name: view.specs[name]._replace(shape=first.specs[name].shape) for name in forms}}
+    return replace(view, specs=specs, palette=(*view.palette, *forms.values()), kinds=Kinds(of, specs))
 
 
 def differ_in_channels(one: Spec, other: Spec) -> bool:

@@ -83,11 +83,15 @@ def check_layouts(target: Target, offers: Sequence[Offer]) -> None:
         MismatchError: they have not.
     """
     first, differ = offers[0], _of_another_layout(offers)
-    if differ is None or target.architectures == "allow":
-        return
+    if differ is not None and target.architectures != "allow":
+        raise _layout_mismatch(target, first, differ)
+
+
+def _layout_mismatch(target: Target, first: Offer, differ: Offer) -> MismatchError:
+    """Return the error for an input whose layout is not the first input's."""
     assert first.layout is not None
     assert differ.layout is not None
-    raise MismatchError.one(
+    return MismatchError.one(
         "layout-mismatch",
         f"the inputs of `{target.name}` are of different architectures: `{first.layout.name}` and "
         f"`{differ.layout.name}`",
@@ -142,14 +146,13 @@ def check_modules(target: Target, others: Sequence[str], lacking: Sequence[Seque
         MismatchError: the target says `missing = "error"`, and a LoRA lacks modules.
     """
     if target.missing == "error":
-        _refuse_missing(
-            target,
-            [
-                f"`{ref}` lacks {count_text(len(names), 'module')} of the first LoRA, such as `{names[0]}`"
-                for ref, names in zip(others, lacking, strict=True)
-                if names
-            ],
-        )
+        pairs = zip(others, lacking, strict=True)
+        _refuse_missing(target, [_lacks_modules(ref, names) for ref, names in pairs if names])
+
+
+def _lacks_modules(ref: str, names: Sequence[str]) -> str:
+    """Return a sentence about a LoRA that lacks modules of the first one."""
+    return f"`{ref}` lacks {count_text(len(names), 'module')} of the first LoRA, such as `{names[0]}`"
 
 
 def _refuse_missing(target: Target, rows: Sequence[str]) -> None:
@@ -272,32 +275,52 @@ def check_component(target: Target, component: Component, specs: Mapping[str, Sp
     Raises:
         MismatchError: it does not.
     """
-    where = target.where.place("components", component.name)
-    ref = component.input.ref if component.input else ""
     if not taken:
-        raise MismatchError.one(
-            "component-missing",
-            f"`{ref}` has no tensors of the `{component.name}` of `{target.name}`",
-            where=where,
-            help="`mergebuild inspect FILE` shows what a file has",
-        )
-    wrong = [name for name in taken if name in specs and taken[name].shape != specs[name].shape]
+        raise _component_missing(target, component)
+    wrong = {
+        name: (taken[name].shape, specs[name].shape)
+        for name in taken
+        if name in specs and taken[name].shape != specs[name].shape
+    }
     if wrong:
-        raise MismatchError.one(
-            "shape-mismatch",
-            f"{len(wrong)} tensors of the `{component.name}` of `{ref}` have other shapes than in `{target.name}`",
-            where=where,
-            rows=[f"{name}  {list(taken[name].shape)}, expected {list(specs[name].shape)}" for name in wrong[:_LISTED]],
-            help="it is of another architecture",
-        )
+        raise _component_mismatch(target, component, wrong)
+
+
+def _ref_of(component: Component) -> str:
+    """Return the name of the input from which a component is taken; empty if there is none."""
+    return component.input.ref if component.input else ""
+
+
+def _component_missing(target: Target, component: Component) -> MismatchError:
+    """Return the error for a component that its input does not have."""
+    return MismatchError.one(
+        "component-missing",
+        f"`{_ref_of(component)}` has no tensors of the `{component.name}` of `{target.name}`",
+        where=target.where.place("components", component.name),
+        help="`mergebuild inspect FILE` shows what a file has",
+    )
+
+
+def _component_mismatch(
+    target: Target, component: Component, wrong: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+) -> MismatchError:
+    """Return the error for a component with other shapes. `wrong`: by tensor, the shape found and the one expected."""
+    of = f"the `{component.name}` of `{_ref_of(component)}`"
+    shapes = list(wrong.items())[:_LISTED]
+    return MismatchError.one(
+        "shape-mismatch",
+        f"{len(wrong)} tensors of {of} have other shapes than in `{target.name}`",
+        where=target.where.place("components", component.name),
+        rows=[f"{name}  {list(found)}, expected {list(expected)}" for name, (found, expected) in shapes],
+        help="it is of another architecture",
+    )
 
 
 def unknown_in_component(target: Target, component: Component, names: Sequence[str]) -> MismatchError:
     """Return the error for a standalone component with tensors that no checkpoint has."""
-    ref = component.input.ref if component.input else ""
     return MismatchError.one(
         "component-unknown",
-        f"{len(names)} tensors of `{ref}` are none of a `{component.name}`",
+        f"{len(names)} tensors of `{_ref_of(component)}` are none of a `{component.name}`",
         where=target.where.place("components", component.name),
         rows=names[:_LISTED],
         help="`mergebuild inspect FILE --tensors` shows the names",
@@ -339,7 +362,7 @@ def other_rows(ref: str, tensor: str, model: tuple[int, ...], lora: tuple[int, .
 
 def doubtful_component(target: Target, component: Component, names: Sequence[str]) -> MismatchError:
     """Return the error for a standalone component that may be one part of a model or another."""
-    ref = component.input.ref if component.input else ""
+    ref = _ref_of(component)
     either = " or ".join(f"`{name}`" for name in names)
     return MismatchError.one(
         "component-doubtful",

@@ -181,15 +181,8 @@ def _groups(side: Side) -> Iterator[_Group]:
     """Yield an input's tensors that take no part, by component: all of it, or whole blocks of it, then the rest."""
     apart = set(side.apart)
     layout = side.layout
-    components: dict[str | None, list[str]] = {}
-    for name in side.apart:
-        components.setdefault(layout.component(name) if layout else None, []).append(name)
-    for component, names in components.items():
-        there = [
-            name
-            for name, spec in side.specs.items()
-            if spec.is_float and (layout is None or layout.component(name) == component)
-        ]
+    for component, names in _apart_by_component(side).items():
+        there = _floats_of(side, component)
         beginning = _beginning(names)
         if component is not None and apart.issuperset(there):
             yield _group(side, f"all of `{component}`", names)
@@ -199,6 +192,24 @@ def _groups(side: Side) -> Iterator[_Group]:
             yield _group(side, "", names)
         else:
             yield from _groups_of_blocks(side, layout, names, [name for name in there if name not in apart])
+
+
+def _apart_by_component(side: Side) -> Mapping[str | None, Sequence[str]]:
+    """Return an input's tensors that take no part, by component; all under None if it has no layout."""
+    components: dict[str | None, list[str]] = {}
+    for name in side.apart:
+        components.setdefault(side.layout.component(name) if side.layout else None, []).append(name)
+    return components
+
+
+def _floats_of(side: Side, component: str | None) -> Sequence[str]:
+    """Return the floating-point tensors of a component of an input; all of them if it has no layout."""
+    layout = side.layout
+    return [
+        name
+        for name, spec in side.specs.items()
+        if spec.is_float and (layout is None or layout.component(name) == component)
+    ]
 
 
 def _groups_of_blocks(side: Side, layout: Layout, names: Sequence[str], others: Iterable[str]) -> Iterator[_Group]:

@@ -75,22 +75,25 @@ class Divisions:
             RecipeError: the first input has no such component, or a rule selects nothing that later rules don't.
             MismatchError: a component is of another kind of model.
         """
-        first, specs = views[0], self._frames.specs(target, views)
-        known = self._views.components(first)
+        floats = tuple(name for name, spec in self._frames.specs(target, views).items() if spec.is_float)
+        first, known = views[0], self._views.components(views[0])
+        baked = self._baked(target, first, known)
+        elsewhere = {name for part, view in baked.items() for name in view.specs if known[part].search(name)}
+        part_of = self._ruled_names(target, views, floats)
+        own = [name for name in floats if name not in elsewhere]
+        scopes = _scopes(target, own, part_of, tuple(known[name] for name in baked))
+        return Division(part_of, scopes, first, baked, known)
+
+    def _baked(self, target: Target, first: View, known: Mapping[str, re.Pattern[str]]) -> Mapping[str, View]:
+        """Return the inputs from which components are taken, by component; checks all of the target's components."""
         baked: dict[str, View] = {}
-        elsewhere: set[str] = set()
         for each in target.components:
             if each.name not in known:
                 raise _unknown_component(target, each, first.layout, known)
             if each.input is not None:
                 view = baked[each.name] = self._views.component(each, target, first)
                 self._check_autoencoder(target, each, first, view, known[each.name])
-                elsewhere.update(name for name in view.specs if known[each.name].search(name))
-        floats = tuple(name for name, spec in specs.items() if spec.is_float)
-        part_of = self._ruled_names(target, views, floats)
-        own = [name for name in floats if name not in elsewhere]
-        patterns = tuple(known[name] for name in baked)
-        return Division(part_of, _scopes(target, own, part_of, patterns), first, baked, known)
+        return baked
 
     def _check_autoencoder(
         self, target: Target, each: Component, first: View, view: View, pattern: re.Pattern[str]
@@ -120,11 +123,7 @@ class Divisions:
         `others`: the blueprints of the rules.
         """
         parts = (whole, *others)
-        likenesses = map(RULE_LIKENESS, whole.target.rules)
-        key = (*likenesses, *((id(part.forms.kinds), id(part.source_specs)) for part in parts))
-        found = self._ruled.get(key)
-        if found is None:
-            found = self._ruled[key] = _ruled_by(division.part_of, parts)
+        found = self._ruled_of(parts, division)
         return whole._replace(
             kin=None,
             source_specs=found.specs,
@@ -133,6 +132,15 @@ class Divisions:
             accounts=together(account for part in parts for account in part.accounts),
             ema_dropped={ref: count for part in reversed(parts) for ref, count in part.ema_dropped.items()},
         )
+
+    def _ruled_of(self, parts: tuple[Blueprint, ...], division: Division) -> _Ruled:
+        """Return how the tensors of a target and its rules (`parts`) are made; computed once for equal rules."""
+        likenesses = map(RULE_LIKENESS, parts[0].target.rules)
+        key = (*likenesses, *((id(part.forms.kinds), id(part.source_specs)) for part in parts))
+        found = self._ruled.get(key)
+        if found is None:
+            found = self._ruled[key] = _ruled_by(division.part_of, parts)
+        return found
 
     def with_components(self, whole: Blueprint, division: Division) -> Blueprint:
         """Return a blueprint in which components are taken from other inputs, or have their own dtypes.

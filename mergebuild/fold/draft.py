@@ -15,7 +15,7 @@ from mergebuild.errors import RecipeError
 from mergebuild.fold.counterparts import Accounting, Spec
 from mergebuild.fold.forms import Form, Kinds
 from mergebuild.fold.likeness import Likeness
-from mergebuild.fold.numbers import Usage, defaults_of, items, listed, structures, used_of
+from mergebuild.fold.numbers import Usage, defaults_of, items, reaching, structures, used_of, values_of
 from mergebuild.fold.view import View
 from mergebuild.layouts import Places, Selector
 from mergebuild.recipe.model import SelectorText, Target
@@ -133,17 +133,11 @@ class Draft:
         if not self.situations:
             return ()
         defaults = [default or _ZERO for default in defaults_of(target)]
-        numbers = [number for each in target.numbers.values() for number in listed(each)]
-        values = [
-            [reach.selector.values(*each) for each in zip(numbers, reach.places, strict=True)] for reach in self.reaches
-        ]
+        values = [values_of(target, reach.selector, reach.places) for reach in self.reaches]
         found: list[Usage] = []
-        for which, places, name in self.situations:
-            reaching = [
-                default if index is None else each[index]
-                for each, default, index in zip(values[which], defaults, places, strict=True)
-            ]
-            found.append(self._usage(target, reaching, name, needed=not which))
+        for which, indexes, name in self.situations:
+            there = reaching(values[which], defaults, indexes)
+            found.append(self._usage(target, there, name, needed=not which))
         return tuple(found)
 
     def _usage(self, target: Target, values: Sequence[Fraction], name: str, *, needed: bool) -> Usage:

@@ -31,9 +31,10 @@ from mergebuild.fold.numbers import (
     check_range,
     defaults_of,
     given_of,
-    listed,
+    reaching,
     shares_of,
     structures,
+    values_of,
     words_of,
 )
 from mergebuild.fold.selection import TensorSelection
@@ -41,7 +42,7 @@ from mergebuild.fold.units import Units
 from mergebuild.fold.view import View, disagreements
 from mergebuild.fold.views import Views
 from mergebuild.layouts import Layout
-from mergebuild.methods.arguments import Argument
+from mergebuild.methods.arguments import Argument, Arguments
 from mergebuild.methods.method import Method
 from mergebuild.naming.latents import AUTOENCODER
 from mergebuild.recipe import Recipe
@@ -122,12 +123,15 @@ class Folding:
         if name not in self._blueprints:
             for each in self._recipe.below(name):  # the deepest first, so that long chains don't overflow the stack
                 if each not in self._blueprints:
-                    target = self._recipe.target(each)
-                    made = self._made(target)
-                    compatible.check_accounts(target, made.accounts)
-                    self._check_depth(target, made)
-                    self._blueprints[each] = made
+                    self._blueprints[each] = self._checked(self._recipe.target(each))
         return self._blueprints[name]
+
+    def _checked(self, target: Target) -> Blueprint:
+        """Return the blueprint of a target, checked: most of each input takes part, and it is not too deep."""
+        made = self._made(target)
+        compatible.check_accounts(target, made.accounts)
+        self._check_depth(target, made)
+        return made
 
     def is_virtual(self, ref: str) -> bool:
         """Whether an input is a target without an output, or a LoRA's delta."""
@@ -158,19 +162,24 @@ class Folding:
             return kept
         if not target.rules and not target.components:
             return self._make(target)
-        if target.making.makes_lora:
-            raise no_rule(target)
-        self._kept_loras.refuse(target)
-        for rule in target.rules:
-            if rule.target.making.makes_lora:
-                raise no_rule(rule.target)
-            self._kept_loras.refuse(rule.target)
+        self._check_is_model(target)
         division = self._divisions.of(target, self._views_of(target))
         made = self._make(target, division.scopes[0])
         if target.rules:
             pairs = zip(target.rules, division.scopes[1:], strict=True)
             made = self._divisions.with_rules(made, division, [self._make(rule.target, scope) for rule, scope in pairs])
         return self._divisions.with_components(made, division) if target.components else made
+
+    def _check_is_model(self, target: Target) -> None:
+        """Check that a target with rules or components, and each of its rules, neither makes a LoRA nor reads one.
+
+        Raises:
+            RecipeError: one does.
+        """
+        for each in (target, *(rule.target for rule in target.rules)):
+            if each.making.makes_lora:
+                raise no_rule(each)
+            self._kept_loras.refuse(each)
 
     def _make(self, target: Target, scope: Scope = ALL) -> Blueprint:
         if target.making.makes_lora:
@@ -248,15 +257,7 @@ class Folding:
             ema_dropped={view.input.ref: view.ema_dropped for view in views if view.ema_dropped},
             warnings=(*self._views.repaired(target), *self._added.lost(views), *disagreements(views)),
             defaults=[default or _ZERO for default in defaults_of(target)],
-            inputs=tuple(
-                ()
-                if recipe.values is None
-                else tuple(
-                    views[at].palette[kind]
-                    for at, kind in zip(recipe.read or range(len(views)), recipe.inputs, strict=True)
-                )
-                for recipe in frame.recipes
-            ),
+            inputs=tuple(_inputs_of(recipe, views) for recipe in frame.recipes),
             autoencoder=tuple(sorted(autoencoder)),
             latents=self._latents(views) if autoencoder else (),
             kin={},
@@ -270,18 +271,14 @@ class Folding:
     def _palette(self, target: Target, alike: _Alike) -> tuple[Form, ...]:
         """Return the form of each kind; equal combinations of equal forms are computed once."""
         views, frame = alike.views, alike.frame
-        numbers = [number for each in target.numbers.values() for number in listed(each)]
-        values = [frame.selector.values(*each) for each in zip(numbers, frame.places, strict=True)]
+        values = values_of(target, frame.selector, frame.places)
         palette: list[Form] = []
         for recipe, inputs in zip(frame.recipes, alike.inputs, strict=True):
             if recipe.values is None:
                 palette.append(views[recipe.owner].palette[recipe.inputs[0]])
                 continue
-            reaching = [
-                default if index is None else each[index]
-                for each, default, index in zip(values, alike.defaults, recipe.values, strict=True)
-            ]
-            palette.append(self._form(target, alike, recipe, inputs, reaching))
+            there = reaching(values, alike.defaults, recipe.values)
+            palette.append(self._form(target, alike, recipe, inputs, there))
         return tuple(palette)
 
     def _form(
@@ -307,22 +304,12 @@ class Folding:
             return
         depth = 1 + max((self._depths.get(slot.owner, 0) for form in operations for slot in form.slots), default=0)
         if depth > _DEEPEST:
-            raise RecipeError.one(
-                "too-deep",
-                f"target `{target.name}` is computed from more than {_DEEPEST} virtual targets above each other",
-                where=target.where.place(),
-                help="give one in the middle an `output`: then it is a file, and what reads it begins there",
-            )
+            raise _too_deep(target)
         if target.is_virtual:
             self._depths[target.name] = depth
 
     def _made_of(
-        self,
-        target: Target,
-        values: Sequence[Fraction],
-        name: str,
-        inputs: Sequence[Form],
-        layout: Layout | None,
+        self, target: Target, values: Sequence[Fraction], name: str, inputs: Sequence[Form], layout: Layout | None
     ) -> Form:
         """Return the form that a target's method makes of the inputs' forms, with one set of numbers."""
         given = given_of(target, values)
@@ -334,10 +321,33 @@ class Folding:
         method = target.row
         assert method is not None  # a formula has shares
         check_range(target, method, given, name)
-        arguments: dict[str, Argument] = {**given, **target.flags, **words_of(target)}
-        arguments |= {f"has_{role}": any(each.role == role for each in target.inputs) for role in method.optional}
-        arguments |= method.makes.layout_arguments(layout.name if layout else "")
-        return Form((), Operation(method, tuple(sorted(arguments.items())), tuple(inputs)))
+        return Form((), Operation(method, _arguments_of(target, method, given, layout), tuple(inputs)))
+
+
+def _arguments_of(target: Target, method: Method, given: Mapping[str, Argument], layout: Layout | None) -> Arguments:
+    """Return the arguments with which a method makes a tensor, sorted by name. `given`: the numbers that reach it."""
+    arguments: dict[str, Argument] = {**given, **target.flags, **words_of(target)}
+    arguments |= {f"has_{role}": any(each.role == role for each in target.inputs) for role in method.optional}
+    arguments |= method.makes.layout_arguments(layout.name if layout else "")
+    return tuple(sorted(arguments.items()))
+
+
+def _inputs_of(recipe: KindPlan, views: Sequence[View]) -> tuple[Form, ...]:
+    """Return the inputs' forms of which the method makes tensors of a kind; none if they are just an input's."""
+    if recipe.values is None:
+        return ()
+    places = zip(recipe.read or range(len(views)), recipe.inputs, strict=True)
+    return tuple(views[at].palette[kind] for at, kind in places)
+
+
+def _too_deep(target: Target) -> RecipeError:
+    """Return the error for a target with too many operations on top of each other."""
+    return RecipeError.one(
+        "too-deep",
+        f"target `{target.name}` is computed from more than {_DEEPEST} virtual targets above each other",
+        where=target.where.place(),
+        help="give one in the middle an `output`: then it is a file, and what reads it begins there",
+    )
 
 
 def _check_latents(target: Target, alike: _Alike, forms: Forms) -> None:

@@ -113,13 +113,9 @@ class Frames:
 
     def _left(self, target: Target, views: Sequence[View], at: int, scope: Scope) -> Reach:
         """Return the tensors that only one other input has and that the target asks for."""
-        first, view = views[0], views[at]
+        view = views[at]
         words = self._selection.vocabulary(views)
-        names = tuple(
-            name
-            for name, spec in view.specs.items()
-            if name not in first.specs and spec.is_float and not is_constant(name, spec.shape)
-        )
+        names = _only_in(view, views[0])
         selector = self._selection.forgiving(words._replace(layout=words.layout or view.layout), names)
         places = places_of(target, selector)
         asked = reached_by_amounts(target, names, places)
@@ -134,12 +130,7 @@ class Frames:
     def _framed(self, target: Target, views: tuple[View, ...], draft: Draft, pattern: Pattern) -> Frame:
         """Return a new frame; raises if the inputs don't fit together."""
         meeting = Meeting(target, views, draft, pattern)
-        shapes = {
-            name: meeting.shapes.get(name, draft.specs[name].shape)
-            for name in draft.floats
-            if name in draft.alike or name in draft.outside or name in meeting.shapes
-        }
-        taken = frozenset(target.making.taken_up(shapes, words_of(target))) - draft.outside
+        taken = _taken_up(target, draft, meeting)
         refused = [problem for name, problem in meeting.refused.items() if name in taken]
         if refused:
             raise compatible.refusal(refused)
@@ -162,6 +153,10 @@ class Frames:
         for name in names:
             if name in views[0].specs or self._takes_part(target, views, name):
                 views = tuple(self._views.untied(view, name) for view in views)
+        return self._without_dropped(target, views)
+
+    def _without_dropped(self, target: Target, views: tuple[View, ...]) -> tuple[View, ...]:
+        """Return the inputs of a target; the first one without the copies that its `drop` selects."""
         if target.drop and views[0].copies:
             dropped = self._selection.dropped(target, views, views[0].specs)
             copies = tuple(name for name in views[0].copies if name not in dropped)
@@ -194,16 +189,39 @@ class Frames:
         return found
 
 
-def _made(target: Target, draft: Draft, taken: Container[str], meeting: Meeting) -> Frame:
-    """Return a frame without accounts."""
+def _only_in(view: View, first: View) -> tuple[str, ...]:
+    """Return the floating-point tensors that an input has and the first one lacks, without constants."""
+    return tuple(
+        name
+        for name, spec in view.specs.items()
+        if name not in first.specs and spec.is_float and not is_constant(name, spec.shape)
+    )
+
+
+def _taken_up(target: Target, draft: Draft, meeting: Meeting) -> frozenset[str]:
+    """Return the tensors that the target's method changes."""
+    shapes = {
+        name: meeting.shapes.get(name, draft.specs[name].shape)
+        for name in draft.floats
+        if name in draft.alike or name in draft.outside or name in meeting.shapes
+    }
+    return frozenset(target.making.taken_up(shapes, words_of(target))) - draft.outside
+
+
+def _specs_made(draft: Draft, taken: Container[str], meeting: Meeting) -> Mapping[str, Spec]:
+    """Return the tensors of a frame, in the shapes of the inputs of which they are made."""
     specs = draft.specs
     reshaped = {
         name: specs[name]._replace(shape=meeting.shapes[name])
         for name in meeting.made
         if name in taken and meeting.shapes[name] != specs[name].shape
     }
-    if reshaped:
-        specs = {**specs, **reshaped}
+    return {**specs, **reshaped} if reshaped else specs
+
+
+def _made(target: Target, draft: Draft, taken: Container[str], meeting: Meeting) -> Frame:
+    """Return a frame without accounts."""
+    specs = _specs_made(draft, taken, meeting)
     kinds, recipes = _sorted_into_kinds(target, specs, draft, taken, meeting.made)
     first = draft.views[0]
     copies = {name: first.tied[name] for name in first.copies if first.tied[name] in specs and name not in specs}

@@ -79,16 +79,7 @@ def proportions(
     if blueprint.forms.operates:
         return None, {}
     shares = [_shown(each) for each in _of_kinds(blueprint, names)]
-    first: dict[tuple[tuple[str, str], ...], int] = {}
-    alike = tuple([first.setdefault(tuple(each.items()), kind) for kind, each in enumerate(shares)])
-    kinds = blueprint.forms.kinds
-    known = _summaries.get(kinds)
-    if known is None:
-        known = _summaries[kinds] = {}
-    found = known.get(alike)
-    if found is None:
-        found = known[alike] = _summary({name: alike[kinds.of[name]] for name in kinds.floats}, blueprint.layout)
-    whole, by_block = found
+    whole, by_block = _summary_of_kinds(blueprint, _first_alike(shares))
     if not by_block:
         return ({} if whole is None else shares[whole]), {}
     return None, {label: shares[kind] for label, kind in by_block.items()}
@@ -96,6 +87,24 @@ def proportions(
 
 _summaries: WeakKeyDictionary[Kinds, dict[tuple[int, ...], tuple[int | None, dict[str, int]]]] = WeakKeyDictionary()
 """By kinds, and by the first kind that has each kind's shares: which kinds are shown."""
+
+
+def _first_alike(shares: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+    """Return for each kind the first kind that has the same shares."""
+    first: dict[tuple[tuple[str, str], ...], int] = {}
+    return tuple([first.setdefault(tuple(each.items()), kind) for kind, each in enumerate(shares)])
+
+
+def _summary_of_kinds(blueprint: Blueprint, alike: tuple[int, ...]) -> tuple[int | None, dict[str, int]]:
+    """Return the kind that all tensors are like, or else the kinds by block. `alike`: as from `_first_alike`."""
+    kinds = blueprint.forms.kinds
+    known = _summaries.get(kinds)
+    if known is None:
+        known = _summaries[kinds] = {}
+    found = known.get(alike)
+    if found is None:
+        found = known[alike] = _summary({name: alike[kinds.of[name]] for name in kinds.floats}, blueprint.layout)
+    return found
 
 
 def _of_kinds(blueprint: Blueprint, names: Mapping[str, str]) -> list[Shares]:

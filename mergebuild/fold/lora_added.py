@@ -7,6 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import NamedTuple
 
+from mergebuild.errors import Problem
 from mergebuild.fold import compatible
 from mergebuild.fold.compatible import Spec
 from mergebuild.fold.forms import Blueprint, Form, Forms, Kinds, Operation, Slot
@@ -108,30 +109,20 @@ class AddedLoras:
 
     def _anew(self, each: Input, target: Target, base: View) -> _Added:
         tensors, config, shown = self.tensors(each.ref)
-        tied = {name: base.specs[other] for name, other in base.tied.items() if other in base.specs}
-        floats = {name: spec.shape for name, spec in {**tied, **base.specs}.items() if spec.is_float}
-        spelling = base.spelling
-        stored = None if spelling is AS_IS else StoredModule(spelling.made, spelling.shapes)
+        floats = {name: spec.shape for name, spec in {**_tied(base), **base.specs}.items() if spec.is_float}
         common = target.on_channels == "common"
-        matched = match(tensors, floats, config, shown=shown, stored=stored, on_channels=common)
+        matched = match(tensors, floats, config, shown=shown, stored=_stored_module(base), on_channels=common)
         name = f"{each.ref}@{len(self._lost)}"
-        specs = {
-            tensor: spec._replace(shape=matched.reshaped[tensor]) if tensor in matched.reshaped else spec
-            for tensor, spec in base.specs.items()
-        }
+        specs = _reshaped(base.specs, matched.reshaped)
         made, palette, of = self._placed(each.ref, name, tensors, matched, base)
         self._declare(name, replace(target, name=name, inputs=(each,)), base, specs, made)
         lets_go = target.flags["allow_unmatched"]
-        left = [lost for misfit in matched.misfits for lost in misfit.names] if lets_go else []
-        self._lost[name] = (*matched.unmatched, *left)
-        rows = {tensor: compatible.other_rows(each.ref, tensor, floats[tensor], shape)
-                for tensor, shape in matched.reshaped.items()}  # fmt: skip
+        self._lost[name] = _left_out(matched) if lets_go else matched.unmatched
         view = View(
             each, base.layout, specs, palette, Kinds(of, specs), delta=name,
-            refused={**({} if lets_go else compatible.misfits(matched)), **rows}, whole=frozenset(matched.reshaped),
+            refused=_refused(each.ref, matched, floats, lets_go=lets_go), whole=frozenset(matched.reshaped),
         )  # fmt: skip
-        own_heads = _heads_left(tied, base, matched, config)
-        return _Added(view, base, matched.unmatched, (*matched.deltas, *own_heads))
+        return _Added(view, base, matched.unmatched, (*matched.deltas, *_heads_left(base, matched, config)))
 
     def _placed(
         self, ref: str, name: str, tensors: Mapping[str, Spec], matched: Match, base: View
@@ -210,9 +201,37 @@ class AddedLoras:
         return Form((), Operation(DELTA, arguments, (*((weight,) if weighed else ()), *inputs), shapes))
 
 
-def _heads_left(
-    tied: Mapping[str, Spec], base: View, matched: Match, config: Mapping[str, object] | None
-) -> tuple[str, ...]:
+def _tied(base: View) -> Mapping[str, Spec]:
+    """Return the tied names of a model, with the dtypes and shapes of the tensors whose values they have."""
+    return {name: base.specs[other] for name, other in base.tied.items() if other in base.specs}
+
+
+def _stored_module(base: View) -> StoredModule | None:
+    """Return how the file of a model spells it; None if its names are the canonical ones."""
+    spelling = base.spelling
+    return None if spelling is AS_IS else StoredModule(spelling.made, spelling.shapes)
+
+
+def _reshaped(specs: Mapping[str, Spec], shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Spec]:
+    """Return tensors, some of which have other shapes."""
+    return {name: spec._replace(shape=shapes[name]) if name in shapes else spec for name, spec in specs.items()}
+
+
+def _left_out(matched: Match) -> tuple[str, ...]:
+    """Return the LoRA's tensors that are left out if unmatched ones are allowed: also those that don't fit."""
+    return (*matched.unmatched, *(name for misfit in matched.misfits for name in misfit.names))
+
+
+def _refused(ref: str, matched: Match, model: Mapping[str, tuple[int, ...]], *, lets_go: bool) -> Mapping[str, Problem]:
+    """Return the model's tensors to which a LoRA can't be added, each with the problem.
+
+    `lets_go`: tensors that don't fit are left out instead. `model`: shapes by name.
+    """
+    rows = {name: compatible.other_rows(ref, name, model[name], shape) for name, shape in matched.reshaped.items()}
+    return {**({} if lets_go else compatible.misfits(matched)), **rows}
+
+
+def _heads_left(base: View, matched: Match, config: Mapping[str, object] | None) -> tuple[str, ...]:
     """Return the heads that a LoRA does not change: PEFT trains a whole copy of the embedding, not of the tied head.
 
     If the embedding has other rows than before, the head stays tied, as no other head has these rows; it also stays
@@ -222,7 +241,7 @@ def _heads_left(
         return ()
     return tuple(
         name
-        for name in tied
+        for name in _tied(base)
         if name not in base.specs
         and name not in matched.deltas
         and not is_embedding(name.removesuffix(".weight"))

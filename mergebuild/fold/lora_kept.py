@@ -16,7 +16,7 @@ from mergebuild.fold.forms import Blueprint, Form, Forms, Kinds, rounded
 from mergebuild.fold.interning import Interner
 from mergebuild.fold.lora_added import AddedLoras
 from mergebuild.fold.lora_made import check_lora, no_rule
-from mergebuild.fold.numbers import given_of, listed, places_of, shares_of, shown
+from mergebuild.fold.numbers import given_of, places_of, shares_of, shown, values_of
 from mergebuild.fold.selection import TensorSelection, Vocabulary
 from mergebuild.fold.view import View
 from mergebuild.fold.views import Views
@@ -111,8 +111,7 @@ class KeptLoras:
         """Return the factors of modules, by the names of their weights; absent ones have the factor 1."""
         selector = self._selection.selector(words, names)
         places = places_of(target, selector)
-        numbers = (number for each in target.numbers.values() for number in listed(each))
-        values = [selector.values(*each) for each in zip(numbers, places, strict=True)]
+        values = values_of(target, selector, places)
         found: dict[str, Fraction] = {}
         for name in self._selection.reached(target, words, names, places):
             reaching = [each[place.of[name]] for each, place in zip(values, places, strict=True)]

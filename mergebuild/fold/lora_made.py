@@ -327,20 +327,30 @@ def check_lora(target: Target, specs: Mapping[str, Spec], config: Mapping[str, o
         RecipeError: it has none, or is not.
     """
     if not specs:
-        raise RecipeError.one(
-            "nothing-left",
-            f"the LoRA that target `{target.name}` makes has no modules",
-            where=target.where.place(),
-            help="let its rank reach matrices of what they have in common, and drop fewer",
-        )
+        raise _nothing_left(target)
     is_peft = is_of_peft(specs) if config is not None else is_adapter(specs) and not any(map(is_number, specs))
     if target.output is not None and registry.is_folder_text(target.output) and not is_peft:
-        raise RecipeError.one(
-            "bad-output",
-            f"`output` of target `{target.name}` is a folder, and a LoRA with such names is one file",
-            where=target.where.place("output"),
-            help="let it end in `.safetensors`; the adapters of PEFT alone are folders",
-        )
+        raise _no_folder(target)
+
+
+def _nothing_left(target: Target) -> RecipeError:
+    """Return the error for a LoRA without modules."""
+    return RecipeError.one(
+        "nothing-left",
+        f"the LoRA that target `{target.name}` makes has no modules",
+        where=target.where.place(),
+        help="let its rank reach matrices of what they have in common, and drop fewer",
+    )
+
+
+def _no_folder(target: Target) -> RecipeError:
+    """Return the error for a folder as the output of a LoRA that is no adapter of PEFT."""
+    return RecipeError.one(
+        "bad-output",
+        f"`output` of target `{target.name}` is a folder, and a LoRA with such names is one file",
+        where=target.where.place("output"),
+        help="let it end in `.safetensors`; the adapters of PEFT alone are folders",
+    )
 
 
 def _cut(target: Target, numbers: Mapping[str, Argument], rank: str, name: str) -> plans.RankCut:

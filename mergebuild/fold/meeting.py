@@ -96,16 +96,10 @@ class Meeting:
         left = tuple(name for name in self._draft.reaches[at].names if at in self.use(at, name).inputs)
         lacking = tuple(self._lacking[at])
         mine, theirs = self._draft.specs, view.specs
+        size = bytes_of(theirs, there) + bytes_of(theirs, left)
         return Accounting(
             Side(first.input.ref, first.layout, mine, bytes_of(mine, asked), bytes_of(mine, part), lacking),
-            Side(
-                view.input.ref,
-                view.layout or first.layout,
-                theirs,
-                bytes_of(theirs, there) + bytes_of(theirs, left),
-                bytes_of(theirs, part),
-                left,
-            ),
+            Side(view.input.ref, view.layout or first.layout, theirs, size, bytes_of(theirs, part), left),
         )
 
 

@@ -10,7 +10,7 @@ from mergebuild.errors import Problem, RecipeError
 from mergebuild.fold.forms import Form
 from mergebuild.layouts import Places, Selector, structure
 from mergebuild.methods.arguments import Argument, Numbers
-from mergebuild.methods.method import Method, UndefinedError
+from mergebuild.methods.method import Method, Parameter, UndefinedError
 from mergebuild.recipe.model import NumberPerTensor, Target
 
 __all__ = [
@@ -20,13 +20,14 @@ __all__ = [
     "defaults_of",
     "given_of",
     "items",
-    "listed",
     "places_of",
     "reached_by_amounts",
+    "reaching",
     "shares_of",
     "shown",
     "structures",
     "used_of",
+    "values_of",
     "words_of",
 ]
 
@@ -68,6 +69,22 @@ def places_of(target: Target, selector: Selector) -> tuple[Places, ...]:
     if problems:
         raise RecipeError(problems)
     return tuple(found)
+
+
+def values_of(target: Target, selector: Selector, places: Sequence[Places]) -> list[list[Fraction]]:
+    """Return the values of each of a target's numbers, those of a list one by one. `places`: as from `places_of`."""
+    numbers = (number for each in target.numbers.values() for number in listed(each))
+    return [selector.values(*each) for each in zip(numbers, places, strict=True)]
+
+
+def reaching(
+    values: Sequence[Sequence[Fraction]], defaults: Sequence[Fraction], indexes: Sequence[int | None]
+) -> list[Fraction]:
+    """Return the value of each number that reaches a tensor, given its index; the default where the index is None."""
+    return [
+        default if index is None else each[index]
+        for each, default, index in zip(values, defaults, indexes, strict=True)
+    ]
 
 
 def words_of(target: Target) -> Mapping[str, Fraction | str]:
@@ -115,14 +132,19 @@ def used_of(target: Target, values: Sequence[Fraction], name: str) -> Usage:
     given = given_of(target, values)
     shares = shares_of(target, given, name)
     if shares is not None:
-        found = frozenset(place for place, share in enumerate(shares) if share)
-        is_itself = len(found) == 1 and shares[min(found)] == 1
-        has_loras = any(target.making.adds_lora(each.role) for each in target.inputs)
-        ones = frozenset(place for place in found if shares[place] == 1) if has_loras else frozenset[int]()
-        return Usage(found, is_itself, ones)
+        return _used_in(target, shares)
     assert target.row is not None  # a formula has shares
     found = target.row.used([each.role for each in target.inputs], given)
     return Usage(found, is_itself=len(found) == 1)
+
+
+def _used_in(target: Target, shares: Sequence[Fraction]) -> Usage:
+    """Return which inputs a combination depends on, given its coefficients."""
+    found = frozenset(place for place, share in enumerate(shares) if share)
+    is_itself = len(found) == 1 and shares[min(found)] == 1
+    has_loras = any(target.making.adds_lora(each.role) for each in target.inputs)
+    ones = frozenset(place for place in found if shares[place] == 1) if has_loras else frozenset[int]()
+    return Usage(found, is_itself, ones)
 
 
 def given_of(target: Target, values: Sequence[Fraction]) -> dict[str, Fraction | tuple[Fraction, ...]]:
@@ -145,16 +167,24 @@ def check_range(target: Target, method: Method, given: Mapping[str, Argument], n
     for parameter in method.parameters:
         value = given.get(parameter.name)
         for each in value if isinstance(value, tuple) else (value,):
-            low, high = parameter.low, parameter.high
-            if not isinstance(each, Fraction) or ((low is None or each >= low) and (high is None or each <= high)):
-                continue
-            expected = _bounds(low, high)
-            raise RecipeError.one(
-                "out-of-range",
-                f"`{parameter.name}` of target `{target.name}` is {shown(each)} for `{name}`, expected {expected}",
-                where=target.where.place(),
-                help=f"`mergebuild methods {method.name}` says what it means",
-            )
+            if isinstance(each, Fraction) and not _is_in_range(parameter, each):
+                raise _out_of_range(target, method, parameter, each, name)
+
+
+def _is_in_range(parameter: Parameter, value: Fraction) -> bool:
+    low, high = parameter.low, parameter.high
+    return (low is None or value >= low) and (high is None or value <= high)
+
+
+def _out_of_range(target: Target, method: Method, parameter: Parameter, value: Fraction, name: str) -> RecipeError:
+    """Return the error for a number that the catalog does not allow. `name`: the tensor that it reaches."""
+    expected = _bounds(parameter.low, parameter.high)
+    return RecipeError.one(
+        "out-of-range",
+        f"`{parameter.name}` of target `{target.name}` is {shown(value)} for `{name}`, expected {expected}",
+        where=target.where.place(),
+        help=f"`mergebuild methods {method.name}` says what it means",
+    )
 
 
 def _bounds(low: Fraction | None, high: Fraction | None) -> str:
@@ -174,13 +204,18 @@ def shares_of(target: Target, given: Numbers, name: str) -> tuple[Fraction, ...]
         return target.making.shares(len(target.inputs), given, target.flags, name)
     except (UndefinedError, ZeroDivisionError, OverflowError) as error:
         why = "it divides by 0" if isinstance(error, ZeroDivisionError) else str(error)
-        raise RecipeError.one(
-            "undefined",
-            f"target `{target.name}` has no value for `{name}`: {why}",
-            where=target.where.place(),
-            rows=tuple(f"{parameter} = {shown(value)}" for parameter, value in given.items()),
-            help="change the numbers that reach it",
-        ) from error
+        raise _undefined(target, given, name, why) from error
+
+
+def _undefined(target: Target, given: Numbers, name: str, why: str) -> RecipeError:
+    """Return the error for numbers with which the method has no value for a tensor."""
+    return RecipeError.one(
+        "undefined",
+        f"target `{target.name}` has no value for `{name}`: {why}",
+        where=target.where.place(),
+        rows=tuple(f"{parameter} = {shown(value)}" for parameter, value in given.items()),
+        help="change the numbers that reach it",
+    )
 
 
 def check_digits(target: Target, form: Form) -> None:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from mergebuild.fold.numbers import check_range, defaults_of, given_of, listed, places_of, reached_by_amounts
+from mergebuild.fold.numbers import (
+    check_range,
+    defaults_of,
+    given_of,
+    places_of,
+    reached_by_amounts,
+    reaching,
+    values_of,
+)
 from mergebuild.fold.view import View
 from mergebuild.layouts import Layout, Parts, Patience, Places, Selector, no_parts
 from mergebuild.naming.spelling import AS_IS
@@ -56,15 +64,8 @@ class TensorSelection:
         own = {name for view in spelled for name in view.tied if name in views[0].specs}
         key = (with_ties, frozenset(own), *((id(view.spelling), id(view.tied)) for view in spelled))
         if key not in self._spellings:
-            found: dict[str, tuple[str, ...]] = {}
-            for view in reversed(spelled):
-                found |= {name: (other,) for name, other in view.tied.items() if name not in own} if with_ties else {}
-                found |= view.spelling.aliases
-            self._spellings[key] = (found, spelled)
-        shared: dict[str, frozenset[str]] = {}
-        for view in reversed(spelled):
-            shared |= view.spelling.shared
-        return Vocabulary(views[0].layout, self._spellings[key][0], parts, shared)
+            self._spellings[key] = (_other_names(spelled, own, with_ties=with_ties), spelled)
+        return Vocabulary(views[0].layout, self._spellings[key][0], parts, _shared(spelled))
 
     def selector(self, words: Vocabulary, names: tuple[str, ...]) -> Selector:
         """Return the selector of numbers over these tensors; made once."""
@@ -120,19 +121,31 @@ class TensorSelection:
         """
         selector = self.selector(words, names)
         places = places_of(target, selector)
-        numbers = (number for each in target.numbers.values() for number in listed(each))
-        values = [selector.values(*each) for each in zip(numbers, places, strict=True)]
+        values = values_of(target, selector, places)
         defaults = [default or _ZERO for default in defaults_of(target)]
         method = target.row
         assert method is not None
 
         def found(name: str) -> Mapping[str, Fraction | tuple[Fraction, ...]]:
-            reaching = [
-                each[place.of[name]] if name in place.of else default
-                for each, place, default in zip(values, places, defaults, strict=True)
-            ]
-            given = given_of(target, reaching)
+            given = given_of(target, reaching(values, defaults, [place.of.get(name) for place in places]))
             check_range(target, method, given, name)
             return given
 
         return found
+
+
+def _other_names(views: Sequence[View], own: Collection[str], *, with_ties: bool) -> Mapping[str, tuple[str, ...]]:
+    """Return other names of tensors: those in the inputs' files, and tied names, except those in `own`."""
+    found: dict[str, tuple[str, ...]] = {}
+    for view in reversed(views):
+        found |= {name: (other,) for name, other in view.tied.items() if name not in own} if with_ties else {}
+        found |= view.spelling.aliases
+    return found
+
+
+def _shared(views: Sequence[View]) -> Mapping[str, frozenset[str]]:
+    """Return the tensors that are several stored tensors in an input, with the names of these."""
+    shared: dict[str, frozenset[str]] = {}
+    for view in reversed(views):
+        shared |= view.spelling.shared
+    return shared

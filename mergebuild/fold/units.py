@@ -49,13 +49,7 @@ def units_in(spelling: FileSpelling, shapes: Mapping[str, tuple[int, ...]]) -> I
     """Yield the stored tensors of a file that are several of these parameters, as whole rows; also those in stacks."""
     for stored, members in spelling.fused(shapes).items():
         row = shapes[members[0]][1:]
-        if spelling.views.keys().isdisjoint(members):
-            rows = [(name, 0, shapes[name][0]) for name in members]
-        else:
-            found = [
-                (begin, name, first, last) for name in members for begin, first, last in _rows_in(spelling.made[name])
-            ]
-            rows = [(name, first, last) for _, name, first, last in sorted(found)]
+        rows = _rows_of_members(spelling, shapes, members)
         count = sum(last - first for _, first, last in rows)
         if (
             len(members) > 1
@@ -63,6 +57,16 @@ def units_in(spelling: FileSpelling, shapes: Mapping[str, tuple[int, ...]]) -> I
             and all(shapes[name][1:] == row for name in members)
         ):
             yield Unit(stored.name, stored.shape, tuple(rows), row)
+
+
+def _rows_of_members(
+    spelling: FileSpelling, shapes: Mapping[str, tuple[int, ...]], members: Sequence[str]
+) -> Sequence[tuple[str, int, int]]:
+    """Return the ranges of rows of parameters in the order in which a stored tensor has them; see `Unit.rows`."""
+    if spelling.views.keys().isdisjoint(members):
+        return [(name, 0, shapes[name][0]) for name in members]
+    found = [(begin, name, first, last) for name in members for begin, first, last in _rows_in(spelling.made[name])]
+    return [(name, first, last) for _, name, first, last in sorted(found)]
 
 
 def stacked_in(spelling: FileSpelling) -> frozenset[str]:
