@@ -65,23 +65,31 @@ def channels_of(family: str, shapes: Shapes, kernel: int) -> int:
 
     Only for families whose delta does not depend on the weight.
     """
+    columns = _columns_of(family, shapes, kernel)
+    return columns // kernel if kernel and columns % kernel == 0 else 0
+
+
+def _columns_of(family: str, shapes: Shapes, kernel: int) -> int:
+    """Return the elements of a row of the delta that a family's factors make; 0: not known."""
     match family:
         case "lora":
-            columns = prod(shapes["down"][1:])
+            return prod(shapes["down"][1:])
         case "tucker":
-            columns = shapes["down"][1] * kernel if len(shapes["down"]) > 1 else 0
+            return shapes["down"][1] * kernel if len(shapes["down"]) > 1 else 0
         case "loha" if "t1" in shapes:
-            columns = shapes["w1_b"][1] * kernel if len(shapes["w1_b"]) > 1 else 0
+            return shapes["w1_b"][1] * kernel if len(shapes["w1_b"]) > 1 else 0
         case "loha":
-            columns = prod(shapes["w1_b"][1:])
+            return prod(shapes["w1_b"][1:])
         case "lokr":
-            first = shapes.get("w1", shapes.get("w1_b", ()))
-            _, second = _second(shapes)
-            columns = first[1] * prod(second[1:]) if len(first) > 1 and second else 0
-        case _:
-            (shape,) = shapes.values()
-            columns = prod(shape[1:])
-    return columns // kernel if kernel and columns % kernel == 0 else 0
+            return _columns_of_lokr(shapes)
+    (shape,) = shapes.values()
+    return prod(shape[1:])
+
+
+def _columns_of_lokr(shapes: Shapes) -> int:
+    first = shapes.get("w1", shapes.get("w1_b", ()))
+    _, second = _second(shapes)
+    return first[1] * prod(second[1:]) if len(first) > 1 and second else 0
 
 
 def _product(shapes: Shapes, left: str, right: str, rows: int, row: tuple[int, ...]) -> Problem:

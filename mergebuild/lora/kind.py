@@ -6,7 +6,7 @@ methods that treat tensors one by one, as those for models do, would not do to a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from mergebuild.lora.modules import PEFT
@@ -38,16 +38,22 @@ def is_lora(names: Collection[str]) -> bool:
     text = "\n".join(names) + "\n"  # a quick check, enough for models, which most files are
     if not any(mark in text for mark in _MARKS):
         return False
-    modules: dict[str, set[tuple[str, str]]] = {}
-    for name in names:
-        role = role_of(name)
-        module = role.module if role else name
-        modules.setdefault(module, set()).add((role.group, role.role) if role else ("", ""))
+    modules = _roles_by_module(names)
     adapted = [roles for roles in modules.values() if any(group in _OF_LORAS for group, _ in roles)]
     if adapted and is_of_peft(names):
         return True
     bare = sum(not roles & _WEIGHTS or ("ia3", "on_input") in roles for roles in adapted)
     return 2 * bare > len(modules)
+
+
+def _roles_by_module(names: Iterable[str]) -> Mapping[str, set[tuple[str, str]]]:
+    """Return the groups and roles of each module's tensors; a tensor of no role is a module with empty ones."""
+    modules: dict[str, set[tuple[str, str]]] = {}
+    for name in names:
+        role = role_of(name)
+        module = role.module if role else name
+        modules.setdefault(module, set()).add((role.group, role.role) if role else ("", ""))
+    return modules
 
 
 def is_of_peft(names: Collection[str]) -> bool:

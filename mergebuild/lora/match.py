@@ -172,16 +172,20 @@ class _Matching:
         names = own_names(self._model) if by_itself else module_names(self._model, wanted, stored)
         _take_scales_for_weights(modules, names)
         for module, have in modules.items():
-            if module in names.ambiguous:
-                raise self._ambiguous(f"`{module}`", names.ambiguous[module], "of the model")
-            places = names.modules.get(module, {})
-            used = {role for found in self._found(module, have, places) for role in found.roles}
-            if used:
-                used.add(("scale", "alpha"))  # some programs write one beside whole tensors, where it has no meaning
-            self._unmatched += (name for role, name in have.items() if role not in used)
+            self._match_module(module, have, names)
         deltas = {tensor: self._checked(tensor, found) for tensor, found in sorted(self._deltas.items())}
         unmatched, misfits = tuple(sorted(self._unmatched)), tuple(self._misfits)
         return Match(deltas, unmatched, tuple(ignored), misfits, self._reshaped)
+
+    def _match_module(self, module: str, have: _Have, names: Names) -> None:
+        """Add the deltas of a module, and remember those of its tensors that belong to no tensor of the model."""
+        if module in names.ambiguous:
+            raise self._ambiguous(f"`{module}`", names.ambiguous[module], "of the model")
+        places = names.modules.get(module, {})
+        used = {role for found in self._found(module, have, places) for role in found.roles}
+        if used:
+            used.add(("scale", "alpha"))  # some programs write one beside whole tensors, where it has no meaning
+        self._unmatched += (name for role, name in have.items() if role not in used)
 
     def _modules(self) -> dict[str, dict[_Role, str]]:
         """Return the file's tensors by module and role."""

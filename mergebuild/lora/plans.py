@@ -103,11 +103,16 @@ def check(loras: Sequence[Lora], where: Place | None) -> None:
         _check_shapes(first, other, where)
     for each in loras:
         if each.products.replaced:
-            raise MismatchError.one(
-                "lora-replaces", f"the LoRA `{each.name}` replaces tensors of the model, which can't be added up",
-                where=where, rows=each.products.replaced[:_SHOWN],
-                help="bake the LoRAs into their model one after another with `add_lora`",
-            )  # fmt: skip
+            raise _replaces(each, where)
+
+
+def _replaces(lora: Lora, where: Place | None) -> MismatchError:
+    """Return the error for a LoRA that replaces tensors of the model."""
+    return MismatchError.one(
+        "lora-replaces", f"the LoRA `{lora.name}` replaces tensors of the model, which can't be added up",
+        where=where, rows=lora.products.replaced[:_SHOWN],
+        help="bake the LoRAs into their model one after another with `add_lora`",
+    )  # fmt: skip
 
 
 def _check_naming(first: Lora, other: Lora, where: Place | None) -> None:
@@ -181,17 +186,18 @@ def _module(holders: Sequence[Lora], module: str, indices: Sequence[int], amount
     rank = min(cut.rank or total, total, first.shape[0], prod(first.shape[1:])) if is_cut else total
     deltas = tuple(shaped(product.delta, each.tensors) for each, product in zip(holders, products, strict=True))
     strengths = tuple(amounts.strengths[index] for index in indices)
-    has_alpha = first.tensor("alpha") is not None
-    making = Merging(first.shape, rank, is_cut, _share(cut), has_alpha, deltas, strengths)
-    reads = tuple(
-        (index, factor.tensor)
-        for index, product in zip(indices, products, strict=True)
-        for factor in product.delta.factors
-    )
+    making = Merging(first.shape, rank, is_cut, _share(cut), first.tensor("alpha") is not None, deltas, strengths)
+    reads = _reads(indices, products)
     for role in ROLES:
         name = first.tensor(role)
         if name is not None:
             yield MadeFactor(name, _shape(role, rank, holders[0].tensors[name].shape, first), reads, role, making)
+
+
+def _reads(indices: Sequence[int], products: Sequence[LoraProduct]) -> tuple[tuple[int, str], ...]:
+    """Return the factors of products, each as the LoRA's index and the name."""
+    pairs = zip(indices, products, strict=True)
+    return tuple((index, factor.tensor) for index, product in pairs for factor in product.delta.factors)
 
 
 def _shape(role: Role, rank: int, before: tuple[int, ...], module: LoraProduct) -> tuple[int, ...]:

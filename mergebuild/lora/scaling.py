@@ -73,20 +73,38 @@ def scaled(module: KeptModule, share: Fraction) -> Mapping[str, Fraction]:
     found = dict.fromkeys(module.tensors, Fraction(1))
     if share == 1 or module.weight.startswith(_EMBEDDINGS):
         return found
+    roles = _by_role(module)
+    _check_scalable(roles)
+    found |= {name: share for role, name in roles.items() if role in _AS_THEY_ARE or role[0] == "plain"}
+    factor = next((roles[each] for each in _FACTORS if each in roles), None)
+    return found if factor is None else found | {factor: share}
+
+
+def _by_role(module: KeptModule) -> Mapping[tuple[str, str], str]:
+    """Return the tensors of a module by group and role.
+
+    Raises:
+        UnscalableError: one has no known role.
+    """
     roles: dict[tuple[str, str], str] = {}
     for name in module.tensors:
         role = role_of(name)
         if role is None:
             raise UnscalableError(name, "it is of no known kind")
         roles[role.group, role.role] = name
-    for (group, kind), name in roles.items():
+    return roles
+
+
+def _check_scalable(roles: Mapping[tuple[str, str], str]) -> None:
+    """Check that the delta of a module can be scaled.
+
+    Raises:
+        UnscalableError: it can't, because of one of its tensors.
+    """
+    for (group, _), name in roles.items():
         why = _WHY.get(group, _unknown)(roles)
         if why:
             raise UnscalableError(name, why)
-        if (group, kind) in _AS_THEY_ARE or group == "plain":
-            found[name] = share
-    factor = next((roles[each] for each in _FACTORS if each in roles), None)
-    return found if factor is None else found | {factor: share}
 
 
 def _nothing(_roles: Mapping[tuple[str, str], str]) -> str:
