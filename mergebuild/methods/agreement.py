@@ -37,11 +37,15 @@ def median_shares(call: Call, gram: Matrix) -> tuple[int, Coefficients]:
     Raises:
         UndefinedError: a delta is beyond float32.
     """
-    if not all(isfinite(row[index]) for index, row in enumerate(gram)):
-        message = "a difference from the base overflows float32, so that there is no median"
-        raise UndefinedError(message)
+    _check_finite(gram)
     eps, ftol = float(call.number("eps")), float(call.number("ftol"))
     shares = median_of(gram, eps, int(call.number("maxiter")), ftol)
     pivot = pivot_of(shares)
     assert pivot is not None  # a mean
     return pivot, shares
+
+
+def _check_finite(gram: Matrix) -> None:
+    if not all(isfinite(row[index]) for index, row in enumerate(gram)):
+        message = "a difference from the base overflows float32, so that there is no median"
+        raise UndefinedError(message)

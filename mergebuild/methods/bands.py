@@ -54,16 +54,9 @@ def band_along(call: Call, dimension: int) -> Band:
     A band past the last row goes on at row 0.
     """
     if not call.shape:
-        number = int(_takes_number(call))
-        return Band(number, number, 1, 0, 0)
+        return _band_of_number(call)
     rows, inner = call.shape[dimension], prod(call.shape[dimension + 1 :])
-    width, offset = call.number("width"), call.number("offset")
-    if width < 0:
-        width, offset = -width, offset + width
-    width = min(width, Fraction(1))
-    if offset < 0:
-        offset = 1 + offset - int(offset)
-    offset %= 1
+    width, offset = _width_and_offset(call)
     bound = round if call.word("rounding") == "round" else int
     if width + offset <= 1:
         first, last, outside = bound(offset * rows), bound((width + offset) * rows), 0
@@ -72,7 +65,22 @@ def band_along(call: Call, dimension: int) -> Band:
     return Band(outside, 1 - outside, rows * inner, first * inner, last * inner)
 
 
-def _takes_number(call: Call) -> bool:
-    """Whether a tensor without dimensions is b's: if `width` is 1, or, by sd-mecha's rule, if it is above 1/2."""
+def _width_and_offset(call: Call) -> tuple[Fraction, Fraction]:
+    """Return the width of the band, 0 to 1, and where it begins, from 0 to before 1, as shares of the rows."""
+    width, offset = call.number("width"), call.number("offset")
+    if width < 0:
+        width, offset = -width, offset + width
+    width = min(width, Fraction(1))
+    if offset < 0:
+        offset = 1 + offset - int(offset)
+    return width, offset % 1
+
+
+def _band_of_number(call: Call) -> Band:
+    """Return the band of a tensor without dimensions.
+
+    It is b's if `width` is 1, or, by sd-mecha's rule, if it is above 1/2; else a's.
+    """
     width = call.number("width")
-    return width > Fraction(1, 2) if call.word("rounding") == "round" else abs(width) >= 1
+    number = int(width > Fraction(1, 2) if call.word("rounding") == "round" else abs(width) >= 1)
+    return Band(number, number, 1, 0, 0)

@@ -253,20 +253,34 @@ def _karcher_mean(gram: Matrix, weights: Coefficients, most: int, tol: Fraction)
     kept = tuple(weights[i] for i in valid)
     alphas = [_real(weight) for weight in _normalized(kept)]
     units = tuple(tuple(float(_real(gram[i][j]) / (norms[i] * norms[j])) for j in valid) for i in valid)
+    mean = _mean_direction(alphas, units, most, least)
+    scale = sum((_real(weight) * norm for weight, norm in zip(weights, norms, strict=True)), _context().zero)
+    found = {i: m * scale / norms[i] for i, m in zip(valid, mean, strict=True)}
+    return _exact([found.get(i, 0) for i in range(len(gram))])
+
+
+def _mean_direction(alphas: list[Any], units: Matrix, most: int, least: Any) -> list[Any]:
+    """Return the coefficients of the weighted mean of unit vectors on the sphere, found in at most `most` steps.
+
+    `units`: the Gram matrix of these vectors. The search ends where a step would be no longer than `least`.
+    """
     mean = _scaled(alphas, units, least)
     if mean is None:
-        mean = [_real(int(i == 0)) for i in range(len(valid))]
+        mean = [_real(int(i == 0)) for i in range(len(alphas))]
     for _ in range(most):
         tangent = _tangent(mean, units, alphas, least)
         length = _root(_form(tangent, units, tangent))
         if length <= least:
             break
-        ahead, aside = _context().cos(length), _context().sin(length) / length
-        mean = [ahead * m + aside * t for m, t in zip(mean, tangent, strict=True)]
+        mean = _moved(mean, tangent, length)
         mean = _scaled(mean, units, least) or mean
-    scale = sum((_real(weight) * norm for weight, norm in zip(weights, norms, strict=True)), _context().zero)
-    found = {i: m * scale / norms[i] for i, m in zip(valid, mean, strict=True)}
-    return _exact([found.get(i, 0) for i in range(len(gram))])
+    return mean
+
+
+def _moved(mean: list[Any], tangent: list[Any], length: Any) -> list[Any]:
+    """Return the point that a tangent of this length leads to from `mean`, along the sphere."""
+    ahead, aside = _context().cos(length), _context().sin(length) / length
+    return [ahead * m + aside * t for m, t in zip(mean, tangent, strict=True)]
 
 
 def _scaled(vector: list[Any], gram: Matrix, least: Any) -> list[Any] | None:
@@ -318,16 +332,21 @@ def _stock_ratio(gram: Matrix, pairs: tuple[tuple[int, int], ...], *, clamp: boo
     The same operations as `stock_ratio` of the torch kernels.
     """
     models = len(gram)
-    norms = [sqrt(gram[i][i]) for i in range(models)]
+    cosine = _mean_cosine(gram, pairs, plain=plain)
+    below = cosine * (models - 1) + 1
+    ratio = 0.0 if abs(below) < LEAST_DENOMINATOR else cosine * models / below
+    return min(max(ratio, 0.0), 1.0) if clamp else ratio
+
+
+def _mean_cosine(gram: Matrix, pairs: tuple[tuple[int, int], ...], *, plain: bool) -> float:
+    """Return the mean cosine of the pairs; `plain`: small norms count as mergekit counts them."""
+    norms = [sqrt(gram[i][i]) for i in range(len(gram))]
     total = 0.0
     for i, j in pairs:
         product = norms[i] * norms[j]
         product = max(product, LEAST_PRODUCT) if plain else product or 1.0
         total += min(max(gram[i][j] / product, -1.0), 1.0)
-    cosine = total * (1 / len(pairs))
-    below = cosine * (models - 1) + 1
-    ratio = 0.0 if abs(below) < LEAST_DENOMINATOR else cosine * models / below
-    return min(max(ratio, 0.0), 1.0) if clamp else ratio
+    return total * (1 / len(pairs))
 
 
 # ---- other forms in the span ----

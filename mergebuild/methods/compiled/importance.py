@@ -64,19 +64,24 @@ def _look_sce(call: Call, account: _CountedEnergies, chunks: Sequence[Chunk], sp
     if call.number("select_topk") <= 0:
         return
     base, *models = chunks
-    per_model = _per_model(models)
     if account.selecting:
-        assert account.selection is not None
-        spread = Prepared("spread", 0, packed([per_model]))
-        account.selection.look(spread, models, span)
-        if account.is_first:
-            account.not_zero += span[1] - find(spread, models, span, 0, 1)[0]
+        _look_at_spread(account, models, span)
         return
     kept, given = _EVERYWHERE, models[:0]
     if account.selection is not None:
-        kept, given = Prepared("widely_spread", 0, _largest(account.selection.found()[0]) + packed([per_model])), models
+        share = packed([_per_model(models)])
+        kept, given = Prepared("widely_spread", 0, _largest(account.selection.found()[0]) + share), models
     for total, model in zip(account.sums, models, strict=True):
         total.add_squares((base, model), kept, given, span)
+
+
+def _look_at_spread(account: _CountedEnergies, models: Sequence[Chunk], span: tuple[int, int]) -> None:
+    """Look at the variances over the models, of which the largest are kept."""
+    assert account.selection is not None
+    spread = Prepared("spread", 0, packed([_per_model(models)]))
+    account.selection.look(spread, models, span)
+    if account.is_first:
+        account.not_zero += span[1] - find(spread, models, span, 0, 1)[0]
 
 
 def _per_model(models: Sequence[object]) -> float:

@@ -63,6 +63,12 @@ def _takes(delta: ShapedDelta, shape: Sequence[int], dtypes: Sequence[str]) -> b
     if delta.family in _AS_THEY_ARE:
         is_whole = len(shapes) == 1 and _columns(*shapes.values()) == _columns(shape)
         return is_whole and not facts.get("transposed") and dtypes[0] in DTYPES
+    return _takes_product(delta, dtype_of, shape)
+
+
+def _takes_product(delta: ShapedDelta, dtype_of: Mapping[str, str], shape: Sequence[int]) -> bool:
+    """Return whether a delta is made of products of two matrices that fit. `dtype_of`: the factors' dtypes by role."""
+    shapes = dict(delta.factors)
     sides = [side for pair in _SIDES.get(delta.family, ()) for side in pair]
     numbers = shapes.keys() - set(sides)
     return (
@@ -159,9 +165,7 @@ class _Rows:
     def made(self, _chunks: Sequence[Chunk], span: tuple[int, int]) -> Sequence[Chunk]:
         """Return the rows of a span as float32: the index of its first element, and its number of elements."""
         start, count = span
-        if len(self._room) < 4 * count:
-            self._room = memoryview(bytearray(4 * count))
-        out = self._room[: 4 * count]
+        out = self._room_of(4 * count)
         above, past = start // self._columns, (start + count) // self._columns
         is_lone = len(self._modules) == 1 and self._modules[0].is_for_all
         if not is_lone:
@@ -173,3 +177,9 @@ class _Rows:
                 place = out[4 * (begin - above) * self._columns : 4 * (end - above) * self._columns]
                 module.put(begin - low, end - low, place, add=not is_lone)
         return [(out, "float32")]
+
+    def _room_of(self, size: int) -> memoryview:
+        """Return memory of this many bytes, the same one as before if that is large enough."""
+        if len(self._room) < size:
+            self._room = memoryview(bytearray(size))
+        return self._room[:size]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from mergebuild.methods.compiled.method import Chunk
-from mergebuild.methods.cuts import Cuts
+from mergebuild.methods.cuts import Cuts, Search
 from mergebuild.native import Histogram, Prepared, find, tally
 
 __all__ = ["MOST_KEYS", "CountedSelection"]
@@ -27,19 +27,22 @@ class CountedSelection(Cuts[Histogram]):
 
         `span`: the index in the tensor of the first element, and the number of elements.
         """
-        start, count = span
         if self._looks == 0:
-            self._count += count
+            self._count += span[1]
             self._histograms.setdefault(0, Histogram())
         if self._looks < 2:
             tally(kernel, chunks, span, list(self._histograms.values()), signed=self._signed)
             return
         for search in self._open():
-            assert search.cut is not None
-            found, place = find(kernel, chunks, span, search.cut[0], search.missing(), signed=self._signed)
-            if found >= search.missing():
-                search.cut = (search.cut[0], start + place)
-            search.seen += found
+            self._look_for_index(search, kernel, chunks, span)
+
+    def _look_for_index(self, search: Search, kernel: Prepared, chunks: Sequence[Chunk], span: tuple[int, int]) -> None:
+        """Look for the last element at the key that is taken."""
+        assert search.cut is not None
+        found, place = find(kernel, chunks, span, search.cut[0], search.missing(), signed=self._signed)
+        if found >= search.missing():
+            search.cut = (search.cut[0], span[0] + place)
+        search.seen += found
 
     def _empty(self, upper: int, _known: Histogram) -> Histogram:
         return Histogram(upper)

@@ -66,17 +66,24 @@ def balance(scales: Scales, name: str, tensor: Tensor) -> Tensor:
     if name == layer.output:
         turned = exact.flatten(1).T
         found = _solved(scales.value, turned).T
-    elif layer.fused:
-        query, key, value = exact.flatten(1).chunk(3) if exact.dim() > 1 else exact[:, None].chunk(3)
-        parts = (_scaled(scales.query, query), _solved(scales.query, key), _scaled(scales.value, value))
-        found = torch.cat(parts)
     else:
         rows = exact.flatten(1) if exact.dim() > 1 else exact[:, None]
-        if name in (layer.key, layer.key_bias):
-            found = _solved(scales.query, rows)
-        else:
-            found = _scaled(scales.query if name in (layer.query, layer.query_bias) else scales.value, rows)
+        found = _balanced_together(scales, rows) if layer.fused else _balanced_alone(scales, name, rows)
     return found.to(torch.float32).reshape(tensor.shape)
+
+
+def _balanced_together(scales: Scales, rows: Tensor) -> Tensor:
+    """Return the rows of queries, keys and values, which are in one tensor, balanced."""
+    query, key, value = rows.chunk(3)
+    return torch.cat((_scaled(scales.query, query), _solved(scales.query, key), _scaled(scales.value, value)))
+
+
+def _balanced_alone(scales: Scales, name: str, rows: Tensor) -> Tensor:
+    """Return the rows of the tensor `name` of queries, keys or values balanced."""
+    layer = scales.layer
+    if name in (layer.key, layer.key_bias):
+        return _solved(scales.query, rows)
+    return _scaled(scales.query if name in (layer.query, layer.query_bias) else scales.value, rows)
 
 
 def _scaled(scale: Tensor, rows: Tensor) -> Tensor:

@@ -200,13 +200,19 @@ def _apply_nuslerp(call: Call, chunks: Sequence[Tensor], start: int, state: Stat
         return models[int(t)]
     if call.word("per") == "tensor":
         return _evaluate(COEFFICIENTS["nuslerp"](call, state, len(chunks)), chunks)
-    result = torch.empty_like(chunks[0])
     arcs = _arcs(t, *state) if call.word("per") == "column" else None
+    return _turned_vectors(call, chunks, start, t, arcs)
+
+
+def _turned_vectors(
+    call: Call, chunks: Sequence[Tensor], start: int, t: Fraction, arcs: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    """Return the first model, each row turned towards the second; if there are `arcs` of columns, each column."""
+    models = chunks[call.flag("has_base") :]
+    result = torch.empty_like(chunks[0])
     for begin, end in _whole_rows(call, len(result)):
-        parts = [chunk[begin:end] for chunk in chunks]
-        pair = _pair_of(call, parts)
-        moved = result[begin:end]
-        torch.sub(models[1][begin:end], models[0][begin:end], out=moved)
+        pair = _pair_of(call, [chunk[begin:end] for chunk in chunks])
+        moved = torch.sub(models[1][begin:end], models[0][begin:end], out=result[begin:end])
         if arcs is None:
             _turn_rows(t, moved, pair, _width_of(call))
         else:

@@ -139,15 +139,18 @@ class FactorSource:
         if self._magnitude is None:
             return self._plain(first, last, room)
         assert weight is not None
+        return self._decomposed(first, last, weight, self._magnitude)
+
+    def _decomposed(self, first: int, last: int, weight: Tensor, magnitude: Tensor) -> Tensor:
+        """Return rows of a DoRA's delta (float64)."""
         wide = weight.reshape(last - first, -1).to(torch.float64)
         direction = self._plain(first, last).add_(wide)
         if self._by_columns:
-            direction *= self._magnitude
+            direction *= magnitude
         else:
             norms = square_root(vector_sums(direction * direction))
-            direction *= (self._magnitude[first + self._offset : last + self._offset] / norms).nan_to_num_(0, 0, 0)[
-                :, None
-            ]
+            mine = magnitude[first + self._offset : last + self._offset]
+            direction *= (mine / norms).nan_to_num_(0, 0, 0)[:, None]
         return direction.sub_(wide)
 
     def _plain(self, first: int, last: int, room: Tensor | None = None) -> Tensor:
@@ -431,12 +434,17 @@ def _gains(factors: Mapping[str, Tensor], facts: Mapping[str, Fact], shape: Sequ
     channels = shape[1] if len(shape) > 1 else 1
     wanted = channels if on_columns else matrix_of(shape)[0]
     if len(gains) != wanted:
-        raise SourceError.one(
-            "lora-shape", f"a tensor of the LoRA holds {len(gains)} numbers where {wanted} are needed",
-            rows=(f"model   {list(shape)}, of which it scales the {'columns' if on_columns else 'rows'}",),
-            help="the file is damaged, or whatever wrote it is wrong: download or export it again",
-        )  # fmt: skip
+        raise _wrong_count(len(gains), wanted, shape, "columns" if on_columns else "rows")
     return _Gains(gains.repeat_interleave(matrix_of(shape)[1] // channels) if on_columns else gains, on_columns)
+
+
+def _wrong_count(found: int, wanted: int, shape: Sequence[int], what: str) -> SourceError:
+    """Return the error for IA3's factors of another number than the model's rows or columns (`what`)."""
+    return SourceError.one(
+        "lora-shape", f"a tensor of the LoRA holds {found} numbers where {wanted} are needed",
+        rows=(f"model   {list(shape)}, of which it scales the {what}",),
+        help="the file is damaged, or whatever wrote it is wrong: download or export it again",
+    )  # fmt: skip
 
 
 def _scale(factors: Mapping[str, Tensor], facts: Mapping[str, Fact]) -> float:

@@ -73,14 +73,16 @@ def _scores(block: ChannelBlock, family: ChannelFamily, a: Mapping[str, Tensor],
     total: Tensor | None = None
     for part in family.parts:
         places = _places(block, family, part).view(-1)
-        left, right = (
-            each[part.tensor].index_select(part.axis, places.to(each[part.tensor].device)).movedim(part.axis, 0)
-            .reshape(groups * size, -1) for each in (b, a)
-        )  # fmt: skip
+        left, right = (_channels_of(part, each[part.tensor], places).reshape(groups * size, -1) for each in (b, a))
         product = (left @ right.T).to(torch.float64)
         total = product if total is None else total.add_(product)
     assert total is not None  # a family has parts
     return total.view(groups, size, groups, size).transpose(1, 2)
+
+
+def _channels_of(part: ChannelPart, tensor: Tensor, places: Tensor) -> Tensor:
+    """Return the channels of a tensor at some indices of the part's axis; that axis becomes the first."""
+    return tensor.index_select(part.axis, places.to(tensor.device)).movedim(part.axis, 0)
 
 
 def _solved(block: ChannelBlock, tables: Sequence[Tensor]) -> Order:

@@ -106,25 +106,36 @@ class Gram:
         Differences of float32 are computed in float64. Nothing is kept.
         """
         if not self._trees:
-            device = chunks[0].device
-            self._rooms = [_room_on(device) for _ in range(self._n)]
-            self._product, self._origin = _room_on(device), _room_on(device)
-            self._halves = _halves(self._product)
-            self._trees = {(i, j): _Tree(device) for i in range(self._n) for j in range(i, self._n)}
+            self._begin_on(chunks[0].device)
         for begin, end in _pieces(self._fill, len(chunks[0]), BLOCK):
-            span = slice(self._fill, self._fill + end - begin)
-            if origin is not None:
-                self._origin[span].copy_(origin[begin:end])
-            for room, chunk in zip(self._rooms, chunks, strict=True):
-                part = room[span].copy_(chunk[begin:end])
-                if origin is not None:
-                    part.sub_(self._origin[span])
+            self._fill_rooms(chunks, origin, begin, end)
             self._fill += end - begin
             if self._fill == BLOCK:
-                for (i, j), tree in self._trees.items():
-                    torch.mul(self._rooms[i], self._rooms[j], out=self._product)
-                    tree.take(self._halves)
-                self._fill = 0
+                self._take_block()
+
+    def _begin_on(self, device: torch.device) -> None:
+        """Make the buffers: a block of each vector, of a product, and of the origin."""
+        self._rooms = [_room_on(device) for _ in range(self._n)]
+        self._product, self._origin = _room_on(device), _room_on(device)
+        self._halves = _halves(self._product)
+        self._trees = {(i, j): _Tree(device) for i in range(self._n) for j in range(i, self._n)}
+
+    def _fill_rooms(self, chunks: Sequence[Tensor], origin: Tensor | None, begin: int, end: int) -> None:
+        """Copy the elements from `begin` to before `end` of each vector, minus the origin's, after those of before."""
+        span = slice(self._fill, self._fill + end - begin)
+        if origin is not None:
+            self._origin[span].copy_(origin[begin:end])
+        for room, chunk in zip(self._rooms, chunks, strict=True):
+            part = room[span].copy_(chunk[begin:end])
+            if origin is not None:
+                part.sub_(self._origin[span])
+
+    def _take_block(self) -> None:
+        """Add the products of a whole block to the sums."""
+        for (i, j), tree in self._trees.items():
+            torch.mul(self._rooms[i], self._rooms[j], out=self._product)
+            tree.take(self._halves)
+        self._fill = 0
 
     def value(self) -> tuple[tuple[float, ...], ...]:
         """Return the matrix so far, symmetric."""

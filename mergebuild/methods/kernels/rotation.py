@@ -92,14 +92,20 @@ def closest_rotation(product: Tensor, *, proper: bool) -> Tensor:
     left, sizes, right = torch.linalg.svd(product)
     right = right.T
     rank = _rank(sizes, len(product))
-    if rank < len(product):  # turn undetermined directions as little as possible
-        open_left, _, open_right = torch.linalg.svd(left[:, rank:].T @ right[:, rank:])
-        left = torch.cat((left[:, :rank], left[:, rank:] @ open_left), dim=1)
-        right = torch.cat((right[:, :rank], right[:, rank:] @ open_right.T), dim=1)
+    if rank < len(product):
+        left, right = _determined(left, right, rank)
     rotation: Tensor = left @ right.T
     if proper and torch.linalg.slogdet(rotation).sign < 0:
         rotation -= 2 * torch.outer(left[:, -1], right[:, -1])
     return rotation
+
+
+def _determined(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return singular vectors; those from the index `rank` on, which are undetermined, turn as little as possible."""
+    open_left, _, open_right = torch.linalg.svd(left[:, rank:].T @ right[:, rank:])
+    left = torch.cat((left[:, :rank], left[:, rank:] @ open_left), dim=1)
+    right = torch.cat((right[:, :rank], right[:, rank:] @ open_right.T), dim=1)
+    return left, right
 
 
 def _rank(sizes: Tensor, side: int) -> int:

@@ -113,14 +113,18 @@ def _cosine_gate(call: Call, chunks: Sequence[Tensor], start: int, state: tuple[
     cosines, whole = state
     result = torch.empty_like(a)
     for run in _runs(a.numel(), start, len(cosines)):
-        similarity = cosines[run.column : run.column + run.width]
-        if call.word("form") == "b":
-            similarity = (similarity + whole).mul_(0.5)
-        share = (1 - (similarity - float(alpha)).clamp_(0, 1)).to(torch.float32)
+        share = _share_of_b(call, cosines[run.column : run.column + run.width], whole)
         one, other = run.of(a), run.of(b)
         blend = (other - one).mul_(share).add_(one)
         run.of(result).copy_(torch.where(share == 1, other, blend))
     return result
+
+
+def _share_of_b(call: Call, similarity: Tensor, whole: float) -> Tensor:
+    """Return k of `_cosine_gate` (float32), given cosines of columns and that of the whole tensors."""
+    if call.word("form") == "b":
+        similarity = (similarity + whole).mul_(0.5)
+    return (1 - (similarity - float(call.number("alpha"))).clamp_(0, 1)).to(torch.float32)
 
 
 def _products(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:

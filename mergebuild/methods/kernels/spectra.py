@@ -180,6 +180,11 @@ def _median_of_slab(slab: Tensor) -> Tensor:
         return _middle(
             low.unfold(1, 3, 1).amax(-1), _sorted_three(middle.unfold(1, 3, 1))[1], high.unfold(1, 3, 1).amin(-1)
         )
+    return _median_of_windows(slab)
+
+
+def _median_of_windows(slab: Tensor) -> Tensor:
+    """Return the medians of all windows of 3 ** d values, for any number of dimensions."""
     inner = [size - 2 for size in slab.shape]
     windows = [
         slab[tuple(slice(shift, shift + size) for shift, size in zip(shifts, inner, strict=True))]
@@ -249,10 +254,7 @@ def _top_k_tensor_sum(call: Call, chunks: Sequence[Tensor], _start: int, _state:
     if not call.count:
         return result
     start, end, inverted = region(call.number("width"), call.number("offset"), call.count)
-    magnitudes = a.abs().sort().values
-    above = -1.0 if start == 0 else float(magnitudes[start - 1])
-    below = -1.0 if end == 0 else float(magnitudes[end - 1])
-    del magnitudes
+    above, below = _bounds(a, start, end)
     ascending = a.sort(stable=True).values
     sizes = ascending.abs()
     taken = (sizes > above if call.word("lower") == "strict" else sizes >= above).logical_and_(sizes <= below)
@@ -261,6 +263,14 @@ def _top_k_tensor_sum(call: Call, chunks: Sequence[Tensor], _start: int, _state:
     order = torch.argsort(b, stable=True)
     result[order[taken]] = ascending[taken]
     return result
+
+
+def _bounds(a: Tensor, start: int, end: int) -> tuple[float, float]:
+    """Return the magnitudes before the indices `start` and `end` in ascending order; -1 before the first."""
+    magnitudes = a.abs().sort().values
+    above = -1.0 if start == 0 else float(magnitudes[start - 1])
+    below = -1.0 if end == 0 else float(magnitudes[end - 1])
+    return above, below
 
 
 def _memory(per_element: int) -> Callable[[Call, int], int]:

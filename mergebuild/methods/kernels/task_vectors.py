@@ -64,14 +64,19 @@ def _kept(rule: Election, call: Call, position: int, delta: Tensor, start: int, 
         seed, density = int(call.number("seed")), call.numbers("density")[position]
         return bernoulli(density, seed, call.tensor, position + 1, start, len(delta), delta.device).to(torch.float32)
     if rule.keeps == "ranked":
-        drawn = bits(int(call.number("seed")), call.tensor, position + 1, start, len(delta), delta.device)
-        chances = _chances(call, position, delta.device).mul_(2.0**32).floor_().to(torch.int64)
-        return (drawn < _by_rank(call, magnitude_keys(delta), chances)).to(torch.float32)
+        return _kept_by_rank(call, position, delta, start)
     magnitudes = delta.abs()
     kept = cuts[0].kept(magnitudes, start)
     for cut in cuts[1:]:
         kept.sub_(cut.kept(magnitudes, start))  # the outliers, which the first cut contains
     return kept
+
+
+def _kept_by_rank(call: Call, position: int, delta: Tensor, start: int) -> Tensor:
+    """Return 1 where an element is kept at random, with a probability by the rank of its magnitude, else 0."""
+    drawn = bits(int(call.number("seed")), call.tensor, position + 1, start, len(delta), delta.device)
+    chances = _chances(call, position, delta.device).mul_(2.0**32).floor_().to(torch.int64)
+    return (drawn < _by_rank(call, magnitude_keys(delta), chances)).to(torch.float32)
 
 
 def _chances(call: Call, position: int, device: torch.device) -> Tensor:
@@ -115,12 +120,18 @@ def _look(rule: Election, call: Call, account: _Account | None, chunks: Sequence
                 assert selection is not None
                 selection.look(magnitude_keys(delta, out=delta), start + at)
             else:
-                assert account.sums is not None
-                cuts = () if selection is None else selection.cuts
-                kept = _kept(rule, call, position, delta, start + at, cuts)
-                before, after = account.sums[position]
-                before.add(delta.abs_())
-                after.add(delta.mul_(kept))
+                _add_sums(rule, call, account, position, delta, start + at)
+
+
+def _add_sums(rule: Election, call: Call, account: _Account, position: int, delta: Tensor, start: int) -> None:
+    """Add the magnitudes of a delta, which is overwritten, and those of its kept elements to the model's sums."""
+    assert account.sums is not None
+    selection = account.selections[position]
+    cuts = () if selection is None else selection.cuts
+    kept = _kept(rule, call, position, delta, start, cuts)
+    before, after = account.sums[position]
+    before.add(delta.abs_())
+    after.add(delta.mul_(kept))
 
 
 def _turn(_call: Call, account: _Account | None) -> bool:

@@ -62,24 +62,34 @@ def _ended(call: Call, deltas: Sequence[Tensor], scale: Fraction) -> Tensor:
     """Return the merged deltas (float32 [n] each, overwritten), times `scale`."""
     for delta in deltas:
         delta.mul_(_largest(call, delta))
-    votes = [delta.sign() if call.word("vote") == "count" else delta for delta in deltas]
-    elected = votes[0].clone()
-    for vote in votes[1:]:
-        elected.add_(vote)
-    elected.sign_()
+    elected = _elected_sign(call, deltas)
     agree = [(delta.sign() == elected).to(torch.float32) for delta in deltas]
     for delta, mask in zip(deltas, agree, strict=True):
         delta.mul_(mask)
     if call.word("end") == "median":
         return _median(call, deltas).mul_(float32_of(scale))
     ratio = _stock(call, deltas) if call.word("end") == "stock" and len(deltas) > 1 else None
-    for delta, mask in zip(deltas[1:], agree[1:], strict=True):
-        deltas[0].add_(delta)
-        agree[0].add_(mask)
-    mean = deltas[0].div_(agree[0].clamp_(min=1))
+    mean = _mean_of_agreeing(deltas, agree)
     if ratio is not None:
         mean = mean.view(len(ratio), -1).mul_(ratio[:, None]).view(-1)
     return mean.mul_(float32_of(scale))
+
+
+def _elected_sign(call: Call, deltas: Sequence[Tensor]) -> Tensor:
+    """Return the sign that wins the vote at each element; 0 if none does."""
+    votes = [delta.sign() if call.word("vote") == "count" else delta for delta in deltas]
+    elected = votes[0].clone()
+    for vote in votes[1:]:
+        elected.add_(vote)
+    return elected.sign_()
+
+
+def _mean_of_agreeing(deltas: Sequence[Tensor], agree: Sequence[Tensor]) -> Tensor:
+    """Return the mean of the deltas that agree at each element. `agree`: 1 where they do. Both are overwritten."""
+    for delta, mask in zip(deltas[1:], agree[1:], strict=True):
+        deltas[0].add_(delta)
+        agree[0].add_(mask)
+    return deltas[0].div_(agree[0].clamp_(min=1))
 
 
 def _largest(call: Call, delta: Tensor) -> Tensor | float:

@@ -152,14 +152,9 @@ def _llama_attention(prefix: str, shapes: Shapes, head_width: int | None) -> Cha
         return None
     span = rows // groups
     columns = tuple(ChannelPart(f"{output}.weight", 1, offset, span) for offset in range(0, span, head_width))
-    return ChannelBlock(
-        groups,
-        (
-            ChannelFamily(span, _both(query, shapes), fixed=True),
-            ChannelFamily(head_width, _both(key, shapes), fixed=True),
-            ChannelFamily(head_width, (*_both(value, shapes), *columns)),
-        ),
-    )
+    queries = ChannelFamily(span, _both(query, shapes), fixed=True)
+    keys = ChannelFamily(head_width, _both(key, shapes), fixed=True)
+    return ChannelBlock(groups, (queries, keys, ChannelFamily(head_width, (*_both(value, shapes), *columns))))
 
 
 _Make = Callable[[str, Shapes, "int | None"], "ChannelBlock | None"]
