@@ -233,7 +233,8 @@ class DiskPublisher:
         aside: list[Path] = []
         left = None
         for each in former:
-            if not self._take_apart(each, folder, aside, keeps_former=keeps_former):
+            # Twice: a disk that failed once may do so no more, and a former folder is not left for that.
+            if not any(self._take_apart(each, folder, aside, keeps_former=keeps_former) for _ in range(2)):
                 left = each
         return aside, left
 
