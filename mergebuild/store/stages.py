@@ -22,7 +22,6 @@ import errno
 import os
 import shutil
 from collections.abc import Collection, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from mergebuild.system import platform, publishing
@@ -139,9 +138,11 @@ class Stage:
             self.path.rename(self._real)
             return None
         if platform.exchange(self.path, self._real):
-            with suppress(OSError):  # the next build finds it by either name
+            try:
                 self.path.rename(former)
-            return former if is_folder(former) else self.path
+            except OSError:  # the next build finds it by either name
+                return self.path
+            return former
         self._rename_both(former)
         return former
 

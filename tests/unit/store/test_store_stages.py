@@ -181,6 +181,32 @@ def test_a_stage_that_steps_back_leaves_the_folder_as_it_was(
     assert list(folder.parent.iterdir()) == [folder]
 
 
+@pytest.mark.parametrize("can_rename", [True, False])
+def test_once_names_are_exchanged_no_look_at_the_former_folder_undoes_that(
+    folder: Path, can_rename: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error would mean that the folder is what it was: its new files would then be taken for somebody else's."""
+    rename, stat, stage = Path.rename, os.stat, Stage(folder)
+    before = set(folder.iterdir())
+
+    def refused(path: Path, target: Path) -> Path:
+        if can_rename:
+            return rename(path, target)
+        raise PermissionError(13, "permission denied")
+
+    def no_look(path: os.PathLike[str], **named: bool) -> os.stat_result:
+        if os.fspath(path).endswith("-former"):
+            raise PermissionError(13, "permission denied")
+        return stat(path, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refused)
+        patch.setattr(os, "stat", no_look)
+        former = stage.take_place()
+    assert former == (former_of(stage.path) if can_rename else stage.path)
+    assert {path.name for path in former.iterdir()} == {path.name for path in before}
+
+
 def test_a_stage_that_steps_back_leaves_nothing_where_nothing_was(tmp_path: Path) -> None:
     folder = tmp_path / "mix"
     stage = staged(folder)
