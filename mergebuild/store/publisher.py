@@ -228,12 +228,14 @@ class DiskPublisher:
         Returns:
             Where files are now that were set aside; and a former folder, if something had to be left in it.
         """
-        with suppress(OSError):  # if the mark stays, the next build sees that the rows are updated
-            unmark(Path(os.path.realpath(folder)))
+        # All twice: a disk that failed once may do so no more, and nothing is left for that.
+        for _ in range(2):
+            with suppress(OSError):  # if the mark stays, the next build sees that the rows are updated
+                unmark(Path(os.path.realpath(folder)))
+                break
         aside: list[Path] = []
         left = None
         for each in former:
-            # Twice: a disk that failed once may do so no more, and a former folder is not left for that.
             if not any(self._take_apart(each, folder, aside, keeps_former=keeps_former) for _ in range(2)):
                 left = each
         return aside, left

@@ -301,19 +301,28 @@ def test_who_looks_in_between_changes_nothing_about_it(
     built.run("verify")
 
 
+@pytest.mark.parametrize("is_lasting", [False, True])
 @pytest.mark.parametrize("way", ["exchanged", "renamed"], indirect=True)
 def test_a_mark_that_can_t_be_removed_changes_nothing(
-    built: Space, new_space: NewSpace, monkeypatch: pytest.MonkeyPatch
+    built: Space, new_space: NewSpace, is_lasting: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The folder has taken its place by then: nothing may be done as if it had not."""
+    """The folder has taken its place by then: nothing may be done as if it had not. It is tried again."""
+    failed: list[Path] = []
+    unmark = publisher.unmark
 
-    def fail(_: Path) -> None:
-        raise PermissionError(13, "permission denied")
+    def fail(path: Path) -> None:
+        failed.append(path)
+        if is_lasting or len(failed) == 1:
+            raise PermissionError(13, "permission denied")
+        unmark(path)
 
     built.edit("alpha = 0.25", "alpha = 0.5")
     with monkeypatch.context() as patch:
         patch.setattr(publisher, "unmark", fail)
         assert built.build()["mix"]["verdict"] == "built"
+    assert failed
+    if not is_lasting:
+        check_others(built)
     assert built.build()["mix"]["verdict"] == "up-to-date"
     assert made(built) == fresh(built, new_space, "fresh")
     built.run("build", "--durable")
