@@ -13,7 +13,7 @@ from fractions import Fraction
 from functools import cache, lru_cache
 from itertools import combinations, pairwise
 from math import sqrt
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from mergebuild.methods.call import Call
 from mergebuild.methods.method import UndefinedError
@@ -35,6 +35,7 @@ __all__ = [
 
 Matrix = tuple[tuple[float, ...], ...]
 Coefficients = tuple[Fraction, ...]
+Point = TypeVar("Point")
 
 SINGULAR = 1e-12
 """Vectors whose angle has a smaller squared sine count as colinear, and a sum of unit vectors with a smaller squared
@@ -267,14 +268,35 @@ def _mean_direction(alphas: list[Any], units: Matrix, most: int, least: Any) -> 
     mean = _scaled(alphas, units, least)
     if mean is None:
         mean = [_real(int(i == 0)) for i in range(len(alphas))]
-    for _ in range(most):
+
+    def step(mean: list[Any]) -> list[Any] | None:
         tangent = _tangent(mean, units, alphas, least)
         length = _root(_form(tangent, units, tangent))
         if length <= least:
-            break
-        mean = _moved(mean, tangent, length)
-        mean = _scaled(mean, units, least) or mean
-    return mean
+            return None
+        moved = _moved(mean, tangent, length)
+        return _scaled(moved, units, least) or moved
+
+    return _iterated(step, mean, most)
+
+
+def _iterated(step: Callable[[Point], Point | None], state: Point, most: int) -> Point:
+    """Return what a state becomes by `most` steps, or by as many as there are until a step returns None.
+
+    Rounded values can come back to what they were instead of nearer to a limit. Then whole cycles are left out, which
+    changes nothing but time (Brent 1980: a state is compared with one of before, of which the distance doubles).
+    """
+    before, length, longest = state, 0, 1
+    while most > 0:
+        after = step(state)
+        if after is None:
+            return state
+        state, most, length = after, most - 1, length + 1
+        if state == before:
+            most %= length
+        elif length == longest:
+            before, length, longest = state, 0, 2 * longest
+    return state
 
 
 def _moved(mean: list[Any], tangent: list[Any], length: Any) -> list[Any]:
@@ -391,6 +413,17 @@ def _geometric_median(call: Call, gram: Matrix, inputs: int) -> Coefficients:
     return median_of(gram, eps, int(call.number("maxiter")), ftol)
 
 
+class _Median(NamedTuple):
+    """A step of Weiszfeld's iteration."""
+
+    weights: list[float]
+    distances: list[float]
+    """Of each input from the mean by these weights."""
+    objective: float
+    is_last: bool = False
+    """Whether the objective changed so little that the iteration ends."""
+
+
 @_remember
 def median_of(gram: Matrix, eps: float, most: int, ftol: float) -> Coefficients:
     """Return the coefficients of the geometric median by Weiszfeld's iteration.
@@ -403,16 +436,18 @@ def median_of(gram: Matrix, eps: float, most: int, ftol: float) -> Coefficients:
     """
     count = len(gram) + 1
     weights = [1.0] * count
-    distances = _distances(gram, weights)
-    objective = _plain_sum(distances) / count
-    for _ in range(most):
-        before = objective
-        weights = [1 / max(distance, eps) for distance in distances]
+
+    def step(state: _Median) -> _Median | None:
+        if state.is_last:
+            return None
+        weights = [1 / max(distance, eps) for distance in state.distances]
         distances = _distances(gram, weights)
         objective = _plain_sum(distances) / count
-        if abs(before - objective) <= ftol * objective:
-            break
-    return _normalized(tuple(Fraction(weight) for weight in weights))
+        return _Median(weights, distances, objective, abs(state.objective - objective) <= ftol * objective)
+
+    distances = _distances(gram, weights)
+    found = _iterated(step, _Median(weights, distances, _plain_sum(distances) / count), most)
+    return _normalized(tuple(Fraction(weight) for weight in found.weights))
 
 
 def _distances(gram: Matrix, weights: Sequence[float]) -> list[float]:
