@@ -197,6 +197,16 @@ class DiskPublisher:
         except OSError:  # the folder can't be renamed
             return None
         try:
+            return self._follow_exchange(stage, former, keeps_former=keeps_former)
+        except KeyboardInterrupt:  # raised once in a process: nothing of the former folder is left beside the new one
+            self._follow_exchange(stage, former, keeps_former=keeps_former)
+            raise
+
+    def _follow_exchange(
+        self, stage: Stage, former: Path | None, *, keeps_former: bool
+    ) -> tuple[list[Path], Path | None]:
+        """Update the rows after a stage has replaced a folder, and finish; return what `_finish_exchange` does."""
+        try:
             self._exchange_rows(stage.path, stage.folder)
         except Exception:
             with suppress(OSError):  # if this fails, the next build updates the rows

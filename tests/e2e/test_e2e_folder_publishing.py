@@ -408,6 +408,41 @@ def test_where_the_history_can_t_be_recorded_nothing_is_left_of_the_former_folde
     built.run("verify")
 
 
+@pytest.mark.parametrize("call", range(8))
+@pytest.mark.parametrize("name", ["move_artifact", "forget_artifact", "artifacts"])
+@pytest.mark.parametrize("way", ["exchanged", "renamed"], indirect=True)
+def test_an_interrupt_once_the_folder_is_replaced_leaves_nothing_of_the_former_one(
+    built: Space, name: str, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt is raised once in a process, here before one of the calls that follow the exchange."""
+    calls: list[str] = []
+    begun: list[Path] = []
+    real, exchange = getattr(State, name), Stage.take_place
+
+    def interrupted(state: State, *arguments: object, **named: object) -> object:
+        if begun:
+            calls.append(name)
+            if len(calls) == call + 1:
+                raise KeyboardInterrupt
+        return real(state, *arguments, **named)
+
+    def replaced(stage: Stage) -> Path | None:
+        former = exchange(stage)
+        begun.append(stage.folder)
+        return former
+
+    built.edit("alpha = 0.25", "alpha = 0.5")
+    with monkeypatch.context() as patch:
+        patch.setattr(State, name, interrupted)
+        patch.setattr(Stage, "take_place", replaced)
+        code = built.run("build", code=None).code
+    assert begun
+    assert code == (130 if len(calls) > call else 0)
+    check_others(built)
+    assert built.build()["mix"]["verdict"] == "up-to-date"
+    built.run("verify")
+
+
 def in_history(space: Space) -> set[str]:
     """Return the names of the files that are recorded as files of the history."""
     with closing(sqlite3.connect(space / ".mergebuild/state.sqlite3")) as db:
