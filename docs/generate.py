@@ -121,7 +121,7 @@ How the programs of the field spell one parameter. Every source is opened into *
 left column behind the prefix that each part is given; whatever is spelled otherwise is the same parameter, and a LoRA
 may name a module in any of these ways. What a model's tensors are written as is how the first input spells them.
 
-`{n}` is a number. What stands behind a module, such as `.weight`, is the same on both sides. Several names in one cell
+`{n}` is a number. The rest of a name, such as `.weight`, is the same on both sides. Several names in one cell
 lie one after another in the one tensor on the other side: in equal parts, or in the proportions that are told.
 
 """

@@ -15,7 +15,7 @@ __all__ = ["command"]
 @click.option("--check", is_flag=True, help="Write nothing; exit code 6 if it would be another file.")
 @reads_recipe
 def command(settings: Settings, check: bool) -> int:
-    """Write mergefile.lock: what every source is, and what every target comes to, built or not.
+    """Write mergefile.lock: the hashes of every source, and the digest of every target, built or not.
 
     SHA-256 and size of the sources, SHA-256 of the small files beside the weights of folders, digests of the targets.
     `mergebuild build --locked` refuses other sources, and fails on another result; what the lock lacks, it refuses too.

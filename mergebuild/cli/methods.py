@@ -41,7 +41,7 @@ class _MethodName(TextType):
 def command(settings: Settings, name: str | None) -> int:
     """Show the merge methods; with NAME one of them: formula, parameters, citation.
 
-    In a project, its own methods stand behind those of the catalog.
+    In a project, its own methods follow those of the catalog.
     """
     if name is None:
         known = [*METHODS.values(), *_own(settings).values()]

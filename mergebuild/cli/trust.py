@@ -14,8 +14,8 @@ __all__ = ["command"]
 def command(settings: Settings) -> int:
     """Let this project write outside its folder, into the folders that its outputs name now, and run its own methods.
 
-    The word is kept outside the project. It holds until the mergefile names other folders; for a method, until its
-    file or its table changes.
+    The permission is kept outside the project. It holds until the mergefile names other folders; for a method, until
+    its file or its table changes.
     """
     trusted = open_project(settings).trust()
     lines = [f"trusted: {folder}" for folder in trusted.folders]

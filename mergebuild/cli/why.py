@@ -17,7 +17,7 @@ __all__ = ["command"]
 @click.option("--tensor", metavar="NAME", help="Show what this tensor follows from, beside what it was built from.")
 @reads_recipe
 def command(settings: Settings, target: str, tensor: str | None) -> int:
-    """Show what differs from a target's last build, a line a reason; or what blocks it.
+    """Show what differs from a target's last build, one reason per line; or what blocks it.
 
     With --tensor, show every line that the tensor's digest is made of, those that differ with a mark.
     """
