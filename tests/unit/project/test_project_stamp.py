@@ -315,16 +315,29 @@ def test_without_records_it_is_no_answer(mix: Lab) -> None:
     assert mix.verdicts() == {"mix": "built"}
 
 
-def test_a_configuration_that_appears_beside_a_source_voids_the_stamp(mix: Lab) -> None:
-    """Of an adapter it is a part, and gives it its alpha."""
-    assert answers(mix)
-    (mix / "adapter_config.json").symlink_to("elsewhere.json")
-    assert not answers(mix)
-    (mix / "adapter_config.json").unlink()
-    mix.build()
-    mix.settle()
-    mix.build()
-    assert answers(mix)
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [("x.safetensors", "adapter_config.json"), ("consolidated.00.safetensors", "consolidated.01.safetensors")],
+)
+def test_a_file_that_appears_beside_a_source_and_would_be_part_of_it_voids_the_stamp(
+    lab: Lab, source: str, name: str
+) -> None:
+    """A configuration gives an adapter its alpha; of several files of ranks none is a model by itself."""
+    (lab / "models").mkdir()  # not where outputs are: any new file there voids the stamp
+    lab.model("x", w=[1.0], file=f"models/{source}")
+    lab.model("y", w=[3.0])
+    lab.write(MIX)
+    lab.settle()
+    lab.build()
+    assert answers(lab)
+    (lab / "models" / name).symlink_to("elsewhere")
+    assert not answers(lab)
+    (lab / "models" / name).unlink()
+    lab.settle()
+    lab.build()
+    lab.settle()
+    lab.build()
+    assert answers(lab)
 
 
 def test_a_caller_that_changes_its_overrides_later_leaves_no_stamp_for_them(first: Lab) -> None:
