@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import torch
 from project_space import PAIR, NewSpace, Space
 from tiny_models import sd15
 
@@ -28,4 +29,27 @@ def pair(space: Space) -> Space:
     space.model("one.safetensors", sd15(1))
     space.model("two.safetensors", sd15(2))
     space.write(PAIR)
+    return space
+
+
+@pytest.fixture
+def large(space: Space) -> Space:
+    """A project with thirty outputs of 3.2 MB, whose build takes long enough to be ended in the middle."""
+    for name, value in (("one", 1.0), ("two", 2.0)):
+        tensors = {"weight": torch.full((2, 400_000), value), "other": torch.ones(64, 64) * value}
+        space.model(f"{name}.safetensors", tensors)
+    space.write(
+        """
+        [sources]
+        one = "one.safetensors"
+        two = "two.safetensors"
+        [targets.mix]
+        foreach.alpha = { from = 0.005, to = 0.15, step = 0.005 }
+        method = "weighted_sum"
+        a = "one"
+        b = "two"
+        alpha = "${alpha}"
+        output = "out/mix-${alpha}.safetensors"
+        """
+    )
     return space

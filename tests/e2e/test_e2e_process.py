@@ -188,29 +188,11 @@ def test_a_terminal_gets_a_bar_and_a_pipe_gets_lines(pair: Space) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_an_interrupted_build_is_130_and_leaves_no_partial_file(space: Space, number: signal.Signals) -> None:
+def test_an_interrupted_build_is_130_and_leaves_no_partial_file(large: Space, number: signal.Signals) -> None:
     """Nothing half-done is visible: no output, no file beside it; the next build does all."""
-    space.write(
-        """
-        [sources]
-        one = "one.safetensors"
-        two = "two.safetensors"
-        [targets.mix]
-        foreach.alpha = { from = 0.005, to = 0.15, step = 0.005 }
-        method = "weighted_sum"
-        a = "one"
-        b = "two"
-        alpha = "${alpha}"
-        output = "out/mix-${alpha}.safetensors"
-        """
-    )
-    for name, value in (("one", 1.0), ("two", 2.0)):
-        space.model(
-            f"{name}.safetensors", {"weight": torch.full((2, 400_000), value), "other": torch.ones(64, 64) * value}
-        )
-    process = space.spawn("build", "--json", "-j", "1")
+    process = large.spawn("build", "--json", "-j", "1")
     deadline = time.monotonic() + 60
-    while not list(space.root.glob("out/.*mergebuild-*")) and time.monotonic() < deadline:
+    while not list(large.root.glob("out/.*mergebuild-*")) and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -218,11 +200,11 @@ def test_an_interrupted_build_is_130_and_leaves_no_partial_file(space: Space, nu
     assert process.returncode == 130, err
     assert json.loads(out)["errors"][0]["code"] == "interrupted"
     assert "Traceback" not in err
-    assert not list(space.root.glob("out/.*"))
-    whole = list(space.root.glob("out/*.safetensors"))
+    assert not list(large.root.glob("out/.*"))
+    whole = list(large.root.glob("out/*.safetensors"))
     assert all(path.stat().st_size > 3_200_000 for path in whole)
-    assert set(space.states("mix@alpha=0.005").values()) <= {"missing", "up-to-date"}
-    assert space.build("mix@alpha=0.005", "mix@alpha=0.15").document["ok"]
+    assert set(large.states("mix@alpha=0.005").values()) <= {"missing", "up-to-date"}
+    assert large.build("mix@alpha=0.005", "mix@alpha=0.15").document["ok"]
 
 
 def test_a_killed_build_leaves_what_the_next_one_mends(space: Space) -> None:
