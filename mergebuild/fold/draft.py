@@ -20,7 +20,7 @@ from mergebuild.fold.view import View
 from mergebuild.layouts import Places, Selector
 from mergebuild.recipe.model import SelectorText, Target
 
-__all__ = ["ALL", "LIKENESS", "Draft", "Frame", "KindPlan", "Pattern", "Reach", "Scope"]
+__all__ = ["ALL", "LIKENESS", "Frame", "FrameDraft", "KindPlan", "Pattern", "Reach", "Scope"]
 
 _ZERO = Fraction(0)
 
@@ -97,7 +97,7 @@ it."""
 
 
 @dataclass(frozen=True, eq=False)
-class Draft:
+class FrameDraft:
     """All that targets made alike have in common before any value of their numbers is used."""
 
     views: tuple[View, ...]

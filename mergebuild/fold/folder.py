@@ -19,7 +19,7 @@ from mergebuild.fold import compatible
 from mergebuild.fold.channels import FittedChannels
 from mergebuild.fold.counterparts import Accounting, Spec
 from mergebuild.fold.division import Divisions
-from mergebuild.fold.draft import ALL, Draft, Frame, KindPlan, Pattern, Scope
+from mergebuild.fold.draft import ALL, Frame, FrameDraft, KindPlan, Pattern, Scope
 from mergebuild.fold.forms import Blueprint, Form, Forms, Kin, Operation, Slot
 from mergebuild.fold.frames import Frames
 from mergebuild.fold.interning import Interner
@@ -86,7 +86,7 @@ class _Kindred(NamedTuple):
     of: object
     """Their `Target.kin`, kept alive because the cache finds this by its identity; None for a single target."""
     views: tuple[View, ...]
-    draft: Draft
+    draft: FrameDraft
     alike: dict[Pattern, _Alike]
     """By which inputs they use in which situation."""
 

@@ -5,7 +5,7 @@ number reaches which tensor. Members of a family share a frame; their values are
 
 If all inputs have the same tensors with the same shapes, that is all. If one input lacks a tensor, or has it in another
 shape, it matters which inputs the tensor is made of: an input whose number is 0 there may lack it. So frames are made
-in two steps. A `Draft` is everything that does not depend on values; a frame is a draft for one pattern of which inputs
+in two steps. A `FrameDraft` is everything that does not depend on values; a frame is a draft for one pattern of which inputs
 are used where. Members whose numbers are 0 in the same places share it.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from mergebuild.fold import compatible
 from mergebuild.fold.counterparts import Spec
-from mergebuild.fold.draft import ALL, LIKENESS, Draft, Frame, KindPlan, Pattern, Reach, Scope
+from mergebuild.fold.draft import ALL, LIKENESS, Frame, FrameDraft, KindPlan, Pattern, Reach, Scope
 from mergebuild.fold.forms import Kinds, rounded
 from mergebuild.fold.meeting import Meeting, have
 from mergebuild.fold.numbers import (
@@ -40,10 +40,10 @@ class Frames:
     def __init__(self, views: Views, selection: TensorSelection) -> None:
         self._views = views
         self._selection = selection
-        self._drafts: dict[tuple[object, ...], Draft] = {}
+        self._drafts: dict[tuple[object, ...], FrameDraft] = {}
         self._rounded: dict[tuple[int, str | None], Mapping[str, Spec]] = {}
 
-    def draft(self, target: Target, views: tuple[View, ...], scope: Scope = ALL) -> Draft:
+    def draft(self, target: Target, views: tuple[View, ...], scope: Scope = ALL) -> FrameDraft:
         """Return the draft of a target, which it shares with all targets made alike, whatever their numbers.
 
         Raises:
@@ -55,7 +55,7 @@ class Frames:
             found = self._drafts[likeness] = self._drafted(target, views, scope)
         return found
 
-    def frame(self, target: Target, views: tuple[View, ...], draft: Draft, pattern: Pattern) -> Frame:
+    def frame(self, target: Target, views: tuple[View, ...], draft: FrameDraft, pattern: Pattern) -> Frame:
         """Return the frame of a target, which it shares with all targets made alike that use the same inputs.
 
         Raises:
@@ -66,7 +66,7 @@ class Frames:
             found = draft.frames[pattern] = self._framed(target, views, draft, pattern)
         return found
 
-    def _drafted(self, target: Target, views: tuple[View, ...], scope: Scope) -> Draft:
+    def _drafted(self, target: Target, views: tuple[View, ...], scope: Scope) -> FrameDraft:
         words = self._selection.vocabulary(views)
         specs = self.specs(target, views)
         floats = tuple(name for name, spec in specs.items() if spec.is_float)
@@ -79,10 +79,10 @@ class Frames:
             reached &= scope.names
         refused = frozenset().union(*(view.refused for view in views))
         common = frozenset(name for name in every - refused if have(views, name, specs[name].shape))
-        draft = Draft(views, specs, floats, selector, places, reached, reached & common, common - reached)
+        draft = FrameDraft(views, specs, floats, selector, places, reached, reached & common, common - reached)
         return self._with_situations(target, draft, scope)
 
-    def _with_situations(self, target: Target, draft: Draft, scope: Scope) -> Draft:
+    def _with_situations(self, target: Target, draft: FrameDraft, scope: Scope) -> FrameDraft:
         """Return a draft with the situations in which an input may be used; the same draft if all tensors are alike."""
         views, reached = draft.views, draft.reached
         left: Sequence[Reach] = ()
@@ -127,7 +127,7 @@ class Frames:
         kept = (name for name in names if name in asked and not any(each.search(name) for each in scope.components))
         return Reach(tuple(kept), selector, places)
 
-    def _framed(self, target: Target, views: tuple[View, ...], draft: Draft, pattern: Pattern) -> Frame:
+    def _framed(self, target: Target, views: tuple[View, ...], draft: FrameDraft, pattern: Pattern) -> Frame:
         """Return a new frame; raises if the inputs don't fit together."""
         meeting = Meeting(target, views, draft, pattern)
         taken = _taken_up(target, draft, meeting)
@@ -198,7 +198,7 @@ def _only_in(view: View, first: View) -> tuple[str, ...]:
     )
 
 
-def _taken_up(target: Target, draft: Draft, meeting: Meeting) -> frozenset[str]:
+def _taken_up(target: Target, draft: FrameDraft, meeting: Meeting) -> frozenset[str]:
     """Return the tensors that the target's method changes."""
     shapes = {
         name: meeting.shapes.get(name, draft.specs[name].shape)
@@ -208,7 +208,7 @@ def _taken_up(target: Target, draft: Draft, meeting: Meeting) -> frozenset[str]:
     return frozenset(target.making.taken_up(shapes, words_of(target))) - draft.outside
 
 
-def _specs_made(draft: Draft, taken: Container[str], meeting: Meeting) -> Mapping[str, Spec]:
+def _specs_made(draft: FrameDraft, taken: Container[str], meeting: Meeting) -> Mapping[str, Spec]:
     """Return the tensors of a frame, in the shapes of the inputs of which they are made."""
     specs = draft.specs
     reshaped = {
@@ -219,7 +219,7 @@ def _specs_made(draft: Draft, taken: Container[str], meeting: Meeting) -> Mappin
     return {**specs, **reshaped} if reshaped else specs
 
 
-def _made(target: Target, draft: Draft, taken: Container[str], meeting: Meeting) -> Frame:
+def _made(target: Target, draft: FrameDraft, taken: Container[str], meeting: Meeting) -> Frame:
     """Return a frame without accounts."""
     specs = _specs_made(draft, taken, meeting)
     kinds, recipes = _sorted_into_kinds(target, specs, draft, taken, meeting.made)
@@ -232,7 +232,7 @@ def _made(target: Target, draft: Draft, taken: Container[str], meeting: Meeting)
 
 
 def _sorted_into_kinds(
-    target: Target, specs: Mapping[str, Spec], draft: Draft, taken: Container[str], made: Mapping[str, Usage]
+    target: Target, specs: Mapping[str, Spec], draft: FrameDraft, taken: Container[str], made: Mapping[str, Usage]
 ) -> tuple[Kinds, tuple[KindPlan, ...]]:
     """Return the kinds of a target's tensors, in the order of each kind's first tensor, and how each kind is made.
 
@@ -255,7 +255,7 @@ def _sorted_into_kinds(
     return Kinds(of, specs), tuple(recipes.values())
 
 
-def _planned(name: str, draft: Draft, use: Usage | None, *, is_taken: bool) -> KindPlan:
+def _planned(name: str, draft: FrameDraft, use: Usage | None, *, is_taken: bool) -> KindPlan:
     """Return how a tensor is made. `use`: the inputs that it is made of, unless all inputs have it alike."""
     views = draft.views
     owner: int | None = None

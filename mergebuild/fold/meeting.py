@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from mergebuild.errors import Problem
 from mergebuild.fold.counterparts import Accounting, Side, bytes_of
-from mergebuild.fold.draft import Draft, Pattern
+from mergebuild.fold.draft import FrameDraft, Pattern
 from mergebuild.fold.numbers import Usage
 from mergebuild.fold.view import View
 from mergebuild.recipe.model import Target
@@ -20,7 +20,7 @@ _FIRST = frozenset({0})
 class Meeting:
     """How tensors are made that differ between inputs, once it is known which inputs are used where."""
 
-    def __init__(self, target: Target, views: tuple[View, ...], draft: Draft, pattern: Pattern) -> None:
+    def __init__(self, target: Target, views: tuple[View, ...], draft: FrameDraft, pattern: Pattern) -> None:
         self._views = views
         self._draft = draft
         self._counts = not target.making.union_of_tensors
