@@ -5,8 +5,8 @@ number reaches which tensor. Members of a family share a frame; their values are
 
 If all inputs have the same tensors with the same shapes, that is all. If one input lacks a tensor, or has it in another
 shape, it matters which inputs the tensor is made of: an input whose number is 0 there may lack it. So frames are made
-in two steps. A `FrameDraft` is everything that does not depend on values; a frame is a draft for one pattern of which inputs
-are used where. Members whose numbers are 0 in the same places share it.
+in two steps. A `FrameDraft` is everything that does not depend on values; a frame is a draft for one pattern of which
+inputs are used where. Members whose numbers are 0 in the same places share it.
 """
 
 from __future__ import annotations
