@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import import_module
+from keyword import iskeyword
 from typing import TYPE_CHECKING
 
 import click
@@ -35,8 +36,10 @@ COMMANDS = {
     "lock": "Write mergefile.lock: what was read and built.",
     "trust": "Let this project write outside its folder, or run code.",
     "init": "Write a mergefile for the models of a folder.",
+    "import": "Make a mergefile of recipes of other tools.",
 }
-"""Names with one-line summaries. Each is the function `command` in the module of that name in `mergebuild.cli`."""
+"""Names with one-line summaries. Each is the function `command` in the module of that name in `mergebuild.cli`,
+which has a `_` behind it where Python has the name for itself."""
 
 
 class LazyGroup(SectionedHelp, click.Group):
@@ -50,7 +53,8 @@ class LazyGroup(SectionedHelp, click.Group):
         """Import a command."""
         if cmd_name not in COMMANDS:
             return None
-        command = import_module(f"mergebuild.cli.{cmd_name}").command
+        module = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+        command = import_module(f"mergebuild.cli.{module}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final, NamedTuple, Union
 
-__all__ = ["Draft", "DraftSource", "DraftTarget", "ModelName", "Unmapped", "Value"]
+__all__ = ["Draft", "DraftSource", "DraftTarget", "ModelName", "Said", "Unmapped", "Value"]
 
 Value = Union[str, bool, int, Decimal, "list[Value]", "dict[str, Value]"]
 """What stands behind `=` in a mergefile."""
 
-_UNSAYABLE: Final = re.compile(r"[^\w+-]+")
+_UNSAYABLE: Final = re.compile(r"[^\w+.-]+")
+"""Signs that names don't get: those of families (`@,=`), of variables (`${`), blanks, and all that is hard to type."""
+_OUTSIDE: Final = re.compile(r'[\x00-\x1f\x7f:*?"<>|$]+')
+"""Signs that file names don't get."""
 _HASH_BEHIND: Final = re.compile(r"\s*\[(?P<hash>[0-9a-fA-F]{8,64})\]\s*$")
 _SUFFIX: Final = re.compile(r"\.(safetensors|ckpt|pt|pth|bin)$", re.IGNORECASE)
 
@@ -40,12 +43,16 @@ class ModelName(NamedTuple):
     """Whether it is a folder, as repositories are."""
 
 
-class Unmapped(NamedTuple):
-    """What a mergefile does not say, of what the recipe said."""
+class Said(NamedTuple):
+    """A sentence about a place of a recipe."""
 
     where: str
     """The file, and the line or the key."""
     message: str
+
+
+class Unmapped(Said):
+    """What a mergefile does not say, of what the recipe said."""
 
 
 @dataclass(slots=True)
@@ -66,6 +73,9 @@ class DraftTarget:
     name: str
     keys: dict[str, Value]
     comments: list[str] = field(default_factory=list)
+    """Lines above its keys."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """By key, what stands behind it as a comment."""
 
 
 @dataclass
@@ -79,17 +89,19 @@ class Draft:
     comments: list[str] = field(default_factory=list)
     """At the top of the file."""
     unmapped: list[Unmapped] = field(default_factory=list)
+    notices: list[Said] = field(default_factory=list)
+    """What is said to people, although all was mapped: an invented seed, a key that its own tool ignores."""
 
     def source(self, model: ModelName) -> str:
         """Return the name of the source that is this model, which is added where it is new."""
+        model, path = _told(model)
         for known in self.sources.values():
             if known.model == model:
                 return known.name
-        plain, found = _without_hash(model.text)
-        if found and not (model.sha256 or model.autov2 or model.autov1):
-            model = _with_hash(model, found)
-        name = self.free_name(_SUFFIX.sub("", re.split(r"[\\/]", plain.rstrip("\\/"))[-1]) or (model.autov2 or "model"))
-        self.sources[name] = DraftSource(name, model, plain, _pins(model))
+        last = re.split(r"/", path.rstrip("/"))[-1]
+        name = self.free_name(_SUFFIX.sub("", last) or model.autov2 or (model.sha256 or "model")[:10])
+        path = path or f"{name}.safetensors"
+        self.sources[name] = DraftSource(name, model, f"{path.rstrip('/')}/" if model.is_folder else path, _pins(model))
         return name
 
     def target(self, name: str, keys: Mapping[str, Value], *, comments: Iterable[str] = ()) -> str:
@@ -100,18 +112,52 @@ class Draft:
 
     def free_name(self, wished: str) -> str:
         """Return a name that neither a source nor a target has."""
-        plain = _UNSAYABLE.sub("-", wished).strip("-") or "model"
+        plain = _UNSAYABLE.sub("-", wished).strip("-.") or "model"
         name, number = plain, 1
         while name in self.sources or name in self.targets:
             number += 1
             name = f"{plain}-{number}"
         return name
 
+    def free_output(self, wished: str) -> str:
+        """Return a path for an output that no target has, below the mergefile's folder, whatever a recipe asks for.
+
+        Args:
+            wished: A path of a file, or with `/` at its end of a folder.
+        """
+        is_folder = wished.endswith(("/", "\\"))
+        steps = (_OUTSIDE.sub("-", step).strip(". ") for step in re.split(r"[\\/]", wished))
+        plain = "/".join(step for step in steps if step) or "model"
+        plain = _SUFFIX.sub("", plain) if is_folder else plain
+        taken = {str(target.keys.get("output", "")).rstrip("/").lower() for target in self.targets.values()}
+        path, number = plain, 1
+        while path.lower() in taken:
+            number += 1
+            stem, dot, suffix = plain.rpartition(".") if not is_folder else ("", "", "")
+            path = f"{stem}-{number}{dot}{suffix}" if stem else f"{plain}-{number}"
+        return f"{path}/" if is_folder else path
+
     def leave_out(self, where: str, message: str, *, target: str | None = None) -> None:
         """Say what could not be mapped: on stderr, and in a comment of the target that it belongs to, or at the top."""
         self.unmapped.append(Unmapped(where, message))
-        comments = self.targets[target].comments if target else self.comments
-        comments.append(f"not imported: {message}")
+        self._comments(target).append(f"not imported: {message}")
+
+    def say(self, where: str, message: str, *, target: str | None = None) -> None:
+        """Say what people should know although all was mapped: on stderr, and in a comment."""
+        self.notices.append(Said(where, message))
+        self._comments(target).append(message)
+
+    def _comments(self, target: str | None) -> list[str]:
+        return self.targets[target].comments if target else self.comments
+
+
+def _told(model: ModelName) -> tuple[ModelName, str]:
+    """Return a model with the hash that stands in its name, and its path: with `/`, and no sign that no path has."""
+    plain, found = _without_hash(model.text)
+    if found and not (model.sha256 or model.autov2 or model.autov1):
+        model = _with_hash(model, found)
+    path = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "_", plain.strip()).replace("\\", "/")
+    return model, f"./{path}" if path.startswith("~") else path
 
 
 def _without_hash(text: str) -> tuple[str, str | None]:

@@ -1,0 +1,136 @@
+"""Recipes of other tools as the text of one mergefile: reads each, finds its models, writes, and loads what it wrote.
+
+What is written must load: it is read as any mergefile before anybody sees it, and a mistake there is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Iterable, Sequence
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import tomli
+
+from mergebuild.errors import InternalError, MergeBuildError, RecipeError, UsageError, together
+from mergebuild.exchange.draft import Draft, Said, Unmapped
+from mergebuild.exchange.kinds import files_at, reader_of
+from mergebuild.exchange.models import ModelFolders
+from mergebuild.exchange.recipe_file import RecipeFile
+from mergebuild.exchange.written import text_of
+from mergebuild.recipe.loading import recipe_of
+from mergebuild.recipe.toml_text import toml_number
+
+__all__ = ["Imported", "import_recipes", "write_new"]
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A mergefile made of recipes: its text, what it does not say, and what people should know."""
+
+    text: str
+    unmapped: tuple[Unmapped, ...]
+    notices: tuple[Said, ...]
+
+
+def import_recipes(
+    paths: Sequence[Path], root: Path, *, models: Sequence[Path] = (), hash_all: bool = False
+) -> Imported:
+    """Return recipes as one mergefile.
+
+    Args:
+        paths: Recipe files, and folders of such.
+        root: The folder of the mergefile, which its paths are relative to.
+        models: Folders in which models are looked for, besides those of `MERGEBUILD_MODELS`.
+        hash_all: Whether to hash all files in these folders for a source that only a hash names.
+
+    Raises:
+        UsageError: a path is missing, or is no recipe.
+        RecipeError: the only recipe breaks a rule of its kind; of several it is left out, and told.
+        SourceError: a model file has a broken header.
+    """
+    files = [file for path in paths for file in files_at(path)]
+    draft = Draft()
+    for file in files:
+        draft = _with(draft, file, is_alone=len(files) == 1)
+    if not draft.targets and not draft.sources:
+        raise together([RecipeError.one("bad-recipe", f"{one.where}: {one.message}") for one in draft.unmapped[:20]])
+    ModelFolders(root, [file.path.parent for file in files], models, hash_all=hash_all).look_up(draft)
+    _move_outputs_from_sources(draft)
+    text = text_of(draft)
+    _check(text, root, files)
+    return Imported(text, tuple(draft.unmapped), tuple(draft.notices))
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a mergefile where no file is yet.
+
+    Raises:
+        UsageError: there is something, or it can't be written.
+    """
+    try:
+        with path.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except FileExistsError as error:
+        mend = "nothing was written; name another file, or none to print the mergefile"
+        raise UsageError.one("mergefile-exists", f"`{path}` exists already", help=mend) from error
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError.one("unwritable", f"`{path}` can't be written: {reason}") from error
+
+
+def _with(draft: Draft, file: RecipeFile, *, is_alone: bool) -> Draft:
+    """Return a draft with a recipe added; one that can't be read leaves it as it was, and is told of."""
+    reader = reader_of(file)
+    assert reader is not None, "files that no reader recognizes are not read"
+    grown = _copied(draft)
+    try:
+        reader.read(file, grown)
+    except RecipeError as error:
+        if is_alone:
+            raise
+        draft.leave_out(file.path.as_posix(), str(error))
+        return draft
+    return grown
+
+
+def _copied(draft: Draft) -> Draft:
+    """Return a draft that may grow without the other; sources and targets that are there already are shared."""
+    grown = copy(draft)
+    grown.sources, grown.targets = dict(draft.sources), dict(draft.targets)
+    grown.default, grown.comments = list(draft.default), list(draft.comments)
+    grown.unmapped, grown.notices = list(draft.unmapped), list(draft.notices)
+    return grown
+
+
+def _move_outputs_from_sources(draft: Draft) -> None:
+    """Put outputs that are a source, or lie in one, into the folder `out`."""
+    taken = [_normal(source.path) for source in draft.sources.values()]
+    for target in draft.targets.values():
+        output = target.keys.get("output")
+        if isinstance(output, str) and _is_at_or_near(_normal(output), taken):
+            target.keys["output"] = draft.free_output(f"out/{output}")
+
+
+def _is_at_or_near(output: str, taken: Iterable[str]) -> bool:
+    return any(output == path or output.startswith(f"{path}/") or path.startswith(f"{output}/") for path in taken)
+
+
+def _normal(path: str) -> str:
+    return posixpath.normpath(path).lower()
+
+
+def _check(text: str, root: Path, files: Sequence[RecipeFile]) -> None:
+    """Load what is to be written.
+
+    Raises:
+        InternalError: it is no valid mergefile, a bug of a reader.
+    """
+    try:
+        recipe_of(tomli.loads(text, parse_float=toml_number), Path(os.path.abspath(root)))  # noqa: PTH100
+    except (MergeBuildError, tomli.TOMLDecodeError) as error:
+        kinds = sorted({str(getattr(reader_of(file), "__name__", "")).rpartition(".")[2] for file in files})
+        message = f"what the reader of {', '.join(kinds)} made is no valid mergefile: {error}"
+        raise InternalError.one("bad-import", message, help="please report it, with the recipe") from error

@@ -1,0 +1,174 @@
+"""Finds the models that recipes name: by file name, then by hash.
+
+Recipes name models loosely: without a suffix, with a folder of another machine, with a hash in brackets. A name that
+fits several files takes none of them, and all are told of. Hashes are of whole files, so they are computed of files
+whose name or hash in the recipe gives a reason to, and of all where there are few or `--hash` says so; each file once.
+AutoV1 is of 64 KiB, and equal for many merges: it is never looked for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from mergebuild.exchange.draft import Draft, DraftSource
+from mergebuild.formats.registry import READ_SUFFIXES
+from mergebuild.sources import hashes
+from mergebuild.sources.locating import folders_of_models
+
+__all__ = ["ModelFolders"]
+
+_FEW: Final = 50
+"""Where there are fewer files, all of them are hashed for a source that no name finds."""
+_MOST_FILES: Final = 100_000
+_HASHES: Final = ("sha256", "autov2", "autov3")
+_FOLDER_OF_ONE: Final = frozenset({"config.json", "model_index.json", "adapter_config.json"})
+_CACHED: Final = re.compile(r"models--(.+)/snapshots/[0-9a-f]{40}$")
+"""A repository's folder in the cache of Hugging Face."""
+
+
+@dataclass(frozen=True)
+class ModelFolders:
+    """Where models are looked for."""
+
+    root: Path
+    """The folder of the mergefile, which paths in it are relative to."""
+    beside: Sequence[Path] = ()
+    """Folders of the recipes: a path in one may be relative to it."""
+    named: Sequence[Path] = ()
+    """Folders of `--models`."""
+    hash_all: bool = False
+    """Whether files are hashed whatever their number."""
+    _hashes: dict[Path, dict[str, str | None]] = field(default_factory=dict)
+
+    def look_up(self, draft: Draft) -> None:
+        """Give each source of a draft the path of its model, if there is one, else say what there is."""
+        for source in draft.sources.values():
+            found = self._found(source)
+            if len(found) == 1:
+                self._take(source, found[0])
+            elif found:
+                source.comments.append(f"several fit: {', '.join(self._written(path) for path in found[:10])}")
+            elif _is_of_another_machine(source.path):
+                source.comments.append(source.path)
+                source.path = re.split(r"/", source.path.rstrip("/"))[-1] + "/" * source.model.is_folder
+
+    def _take(self, source: DraftSource, found: Path) -> None:
+        written = self._written(found)
+        if source.model.text and Path(written).name != Path(source.path).name:
+            source.comments.append(f"the recipe names {source.model.text}")
+        source.path = written
+
+    def _found(self, source: DraftSource) -> list[Path]:
+        """Return the files or folders that a source may be; several where a name fits several."""
+        exact = self._at_path(source)
+        if exact is not None and self._meets(exact, source):
+            return [exact]
+        known = self._folders if source.model.is_folder else self._files
+        if source.model.text:
+            for fits in (_same_path, _same_name, _same_stem):
+                found = [path for path in known if fits(path, source.path) and self._meets(path, source)]
+                if found:
+                    return found
+        return self._by_hash(source) if source.pins else []
+
+    def _at_path(self, source: DraftSource) -> Path | None:
+        if not source.model.text:
+            return None
+        places = (folder / source.path for folder in (self.root, *self.beside))
+        return next((path for path in places if os.path.lexists(path)), None)
+
+    def _by_hash(self, source: DraftSource) -> list[Path]:
+        files = self._files
+        if not self.hash_all and len(files) >= _FEW:
+            files = [path for path in files if _is_like(path, source.model.text)]
+        return [path for path in files if self._meets(path, source)]
+
+    def _meets(self, path: Path, source: DraftSource) -> bool:
+        """Whether a file has the hashes that the recipe gives; a folder has none of these."""
+        return not source.pins or (path.is_file() and hashes.differs(source.pins, self._hashes_of(path)) is None)
+
+    def _hashes_of(self, path: Path) -> dict[str, str | None]:
+        if path not in self._hashes:
+            try:
+                has_length = path.suffix.lower() == ".safetensors"
+                self._hashes[path] = hashes.of_file(path, has_length=has_length, wanted=_HASHES)
+            except OSError:
+                self._hashes[path] = {}
+        return self._hashes[path]
+
+    def _written(self, path: Path) -> str:
+        """Return a path as the mergefile has it: from its folder or a folder of `MERGEBUILD_MODELS`, else absolute."""
+        end = "/" if path.is_dir() else ""
+        whole = Path(os.path.abspath(path))  # noqa: PTH100 -- links stay as they are
+        for folder in (self.root, *folders_of_models()):
+            try:
+                return whole.relative_to(os.path.abspath(folder)).as_posix() + end  # noqa: PTH100
+            except ValueError:
+                continue
+        return whole.as_posix() + end
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        return list(self._walked(_files_in))
+
+    @cached_property
+    def _folders(self) -> list[Path]:
+        return list(self._walked(_folder_itself))
+
+    def _walked(self, take: Callable[[Path, list[str]], Iterable[Path]]) -> Iterator[Path]:
+        """Yield what is in all folders of models, each path once, sorted, up to a bound."""
+        seen: set[str] = set()
+        for top in (*self.named, *folders_of_models()):
+            for parent, folders, files in os.walk(top, followlinks=False):
+                folders.sort()
+                for path in take(Path(parent), sorted(files)):
+                    real = os.path.realpath(path)
+                    if real not in seen and len(seen) < _MOST_FILES:
+                        seen.add(real)
+                        yield path
+
+
+def _files_in(parent: Path, files: list[str]) -> Iterator[Path]:
+    return (parent / file for file in files if file.lower().endswith(READ_SUFFIXES))
+
+
+def _folder_itself(parent: Path, files: list[str]) -> Iterator[Path]:
+    return iter([parent] if not _FOLDER_OF_ONE.isdisjoint(files) else [])
+
+
+def _same_path(path: Path, wanted: str) -> bool:
+    """Whether a path ends in the path of a recipe; a repository's is also its folder in the cache of Hugging Face."""
+    whole = path.as_posix()
+    cached = _CACHED.search(whole)
+    return f"/{whole}".endswith(f"/{wanted.strip('/')}") or (
+        cached is not None and cached[1].replace("--", "/") == wanted.strip("/")
+    )
+
+
+def _same_name(path: Path, wanted: str) -> bool:
+    return path.name == wanted.rstrip("/").rpartition("/")[2]
+
+
+def _same_stem(path: Path, wanted: str) -> bool:
+    return _stem(path.name) == _stem(wanted.rstrip("/").rpartition("/")[2])
+
+
+def _stem(name: str) -> str:
+    suffix = next((each for each in READ_SUFFIXES if name.lower().endswith(each)), "")
+    return name[: len(name) - len(suffix)]
+
+
+def _is_like(path: Path, text: str) -> bool:
+    """Whether a file's name and a recipe's have one in the other, whatever the signs between words."""
+    mine, wanted = (re.sub(r"[\W_]+", "", _stem(Path(each).name)).lower() for each in (path.name, text))
+    return bool(wanted) and (wanted in mine or mine in wanted)
+
+
+def _is_of_another_machine(path: str) -> bool:
+    return path.startswith("/") or re.match(r"[A-Za-z]:/", path) is not None
