@@ -172,6 +172,7 @@ LIKENESS = Likeness(
         "architectures": "decides between an error and the same result",
         "on_channels": "decides which tensors an input's view has, and the view is in the key",
         "rules": "each rule is a target with a frame of its own",
+        "slices": "each slice is a target with a frame of its own",
         "row": "what `method` names, and a recipe has one of each name",
         "kin": "stands for the other fields",
     },

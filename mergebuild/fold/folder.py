@@ -160,6 +160,13 @@ class Folding:
         kept = self._kept_loras.blueprint(target)
         if kept is not None:
             return kept
+        if target.slices:
+            raise RecipeError.one(
+                "not-in-this-version",
+                f"`slices` of target `{target.name}` can't be built in this version",
+                where=target.where.place("slices", key=True),
+                help="name layers by selectors: `merge` and `drop`",
+            )
         if not target.rules and not target.components:
             return self._make(target)
         self._check_is_model(target)

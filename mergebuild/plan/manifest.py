@@ -98,12 +98,23 @@ def lines_of(target: Target, layout: Layout | None, dtype: str | None) -> Iterat
 
     `dtype`: the dtype to which it is rounded, if to another one.
     """
-    yield from _made(target, layout)
+    yield from _slices(target, layout) if target.slices else _made(target, layout)
     yield from _rules(target, layout)
     if dtype:
         yield "dtype", dtype
     yield from _components(target)
     yield from _settings(target)
+
+
+def _slices(target: Target, layout: Layout | None) -> Iterator[tuple[str, str]]:
+    """Yield the layers of each slice, and how they are made."""
+    for index, each in enumerate(target.slices):
+        if each.part:
+            yield f"slices[{index}].part", each.part
+        for given, layers in zip(each.target.inputs, each.layers, strict=True):
+            yield f"slices[{index}].{given.role}.layers", layers.text
+        for key, value in _made(each.target, layout):
+            yield f"slices[{index}].{key}", value
 
 
 def _rules(target: Target, layout: Layout | None) -> Iterator[tuple[str, str]]:

@@ -231,7 +231,7 @@ def _one_for_all(blueprint: Blueprint) -> Form | None:
     kinds, palette = blueprint.forms.kinds, blueprint.forms.palette
     sums = [form for form, count in zip(palette, kinds.float_counts, strict=True) if count and form.lone is None]
     copied = len(kinds.floats) - blueprint.forms.combined
-    is_whole = target.merge is None and not target.rules and not target.drop
+    is_whole = target.merge is None and not target.rules and not target.slices and not target.drop
     lacking = min((account.lacking for account in blueprint.accounts if account.lacking), default=0)
     constants = sum(is_constant(name, blueprint.source_specs[name].shape) for name in kinds.floats)
     if len(sums) != 1 or not is_whole or copied > lacking + constants:
@@ -292,7 +292,7 @@ def _recipe_node(target: Target) -> dict[str, object]:
         node["flags"] = dict(target.flags)
     if target.words:
         node["words"] = dict(target.words)
-    return node | _components_and_rules(target)
+    return node | _parts_of(target)
 
 
 def _numbers(target: Target) -> dict[str, object]:
@@ -303,7 +303,7 @@ def _numbers(target: Target) -> dict[str, object]:
     }
 
 
-def _components_and_rules(target: Target) -> dict[str, object]:
+def _parts_of(target: Target) -> dict[str, object]:
     """Return what a node says of parts of the tensors, if they are made differently."""
     node: dict[str, object] = {}
     if target.components:
@@ -313,6 +313,11 @@ def _components_and_rules(target: Target) -> dict[str, object]:
     if target.rules:
         node["rules"] = [
             {"tensors": [each.text for each in rule.tensors], **_recipe_node(rule.target)} for rule in target.rules
+        ]
+    if target.slices:
+        node["slices"] = [
+            {"layers": [some.text for some in each.layers], "part": each.part, **_recipe_node(each.target)}
+            for each in target.slices
         ]
     return node
 

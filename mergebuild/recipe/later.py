@@ -17,8 +17,6 @@ _COMMANDS = "run it before or after `mergebuild build`"
 _ALPHA = "parameters are numbers of the target, such as `alpha = 0.3`"
 
 LATER_KEYS: Mapping[str, str] = {
-    "slices": _PARTS,
-    "layer_range": _PARTS,
     "tokenizer": _BESIDE,
     "tokenizer_source": _BESIDE,
     "chat_template": _BESIDE,
@@ -39,7 +37,7 @@ LATER_TABLES: Mapping[str, str] = {
     "sweep": _FAMILY,
     "rules": _SELECTORS,
     "components": _PARTS,
-    "slices": _PARTS,
+    "slices": "slices are a list of a target: `[[targets.NAME.slices]]`",
     "tokenizer": _BESIDE,
     "config": _BESIDE,
     "remotes": _DOWNLOAD,

@@ -7,7 +7,7 @@ thousand of them cost nothing until they are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -25,6 +25,7 @@ __all__ = [
     "Formula",
     "Gradient",
     "Input",
+    "LayerRange",
     "LayoutText",
     "Mbw",
     "NumberPerTensor",
@@ -32,6 +33,7 @@ __all__ = [
     "ProjectOptions",
     "Rule",
     "SelectorText",
+    "Slice",
     "Source",
     "Target",
     "TensorRule",
@@ -243,6 +245,8 @@ class Target:
     """Whether the inputs' configurations may name different architectures."""
     rules: tuple[TensorRule, ...] = ()
     """Another method, or other numbers, for some tensors; later ones win."""
+    slices: tuple[Slice, ...] = ()
+    """If it is a stack: where its layers come from. Method, inputs and numbers are those of the first slice then."""
     row: Method | None = field(default=None, compare=False)
     """The row of `method` in the catalog; None for a formula."""
     kin: object = field(default=None, compare=False, repr=False)
@@ -250,23 +254,29 @@ class Target:
 
     @property
     def programs(self) -> tuple[Method, ...]:
-        """The user's own methods that it and its rules use, each once."""
-        rows = (self.row, *(rule.target.row for rule in self.rules))
+        """The user's own methods that it, its rules and its slices use, each once."""
+        rows = (self.row, *(each.row for _, each in self._others))
         return tuple(dict.fromkeys(row for row in rows if row is not None and row.makes.program is not None))
 
     @property
     def reads(self) -> tuple[Input, ...]:
-        """The inputs, followed by those that only its rules, components and `config` name."""
-        if not self.rules and not self.components and self.config is None:
+        """The inputs, followed by those that only its rules, slices, components and `config` name."""
+        if not self.rules and not self.slices and not self.components and self.config is None:
             return self.inputs
         more = (
-            Input(f"rules[{number}].{each.role}", each.ref, each.where)
-            for number, rule in enumerate(self.rules)
-            for each in rule.target.inputs
+            Input(f"{key}.{each.role}", each.ref, each.where)
+            for key, other in self._others
+            for each in other.inputs
             if each not in self.inputs
         )
         baked = (each.input for each in self.components if each.input is not None)
         return (*self.inputs, *more, *baked, *((self.config,) if self.config else ()))
+
+    @property
+    def _others(self) -> Iterator[tuple[str, Target]]:
+        """The targets that its rules and its slices are, each with its key."""
+        yield from ((f"rules[{number}]", rule.target) for number, rule in enumerate(self.rules))
+        yield from ((f"slices[{number}]", each.target) for number, each in enumerate(self.slices))
 
     @property
     def making(self) -> Making:
@@ -303,6 +313,36 @@ class TensorRule:
     tensors: tuple[SelectorText, ...]
     target: Target
     """Has no rules of its own; whatever the rule leaves out is taken from its target."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRange:
+    """Some of an input's layers: `count` from the one with number `first` on; none if `count` is 0."""
+
+    first: int
+    count: int
+    where: Where = field(compare=False)
+
+    @property
+    def text(self) -> str:
+        """The layers as a mergefile names them, such as `L00-L15`."""
+        if self.count < 2:
+            return f"L{self.first:02}" if self.count else "none"
+        return f"L{self.first:02}-L{self.first + self.count - 1:02}"
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Layers of a stack, one after another: made like a target of the layers of its inputs."""
+
+    target: Target
+    """Has no slices of its own; whatever the slice leaves out is taken from its target."""
+    layers: tuple[LayerRange, ...]
+    """Of each input, with equal counts."""
+    part: str
+    """The part of the model whose layers they are, or a prefix of names; empty: the model's only stack."""
+    own: tuple[str, ...] = field(compare=False)
+    """The keys that the slice itself gives. Selectors in other numbers may be for other slices alone."""
 
 
 @dataclass(frozen=True, slots=True)

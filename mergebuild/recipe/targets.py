@@ -20,6 +20,7 @@ from mergebuild.recipe.per_tensor import selectors
 from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
 from mergebuild.recipe.rules import read_rules
+from mergebuild.recipe.slices import read_slices, with_slices
 from mergebuild.recipe.target_table import Context, Declaration, MadeBy, Methods, TargetTable
 from mergebuild.recipe.variables import Scope
 from mergebuild.recipe.vocabulary import DTYPE_HINTS, DTYPES
@@ -86,11 +87,14 @@ class _TargetReading:
 
     def read(self, default_dtype: str) -> Target | None:
         before = len(self._problems)
-        made = made_by(self._table)
+        slices = read_slices(self._table)
+        made = made_by(self._table) if slices is None else slices[0].made if slices else None
         written = self._written(default_dtype)
         target = self._target(made, written)
         if len(self._problems) > before or target is None:
             return None
+        if slices:
+            return with_slices(target, slices)
         rules = read_rules(self._table, target)
         if len(self._problems) > before:
             return None

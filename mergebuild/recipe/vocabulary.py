@@ -10,7 +10,7 @@ from mergebuild.recipe.nodes import misspelt
 
 __all__ = [
     "ANY_KEYS", "COMMON_KEYS", "DTYPES", "DTYPE_HINTS", "FOREIGN", "FOREIGN_SAYINGS", "INPUTS", "OF_A_RULE",
-    "foreign", "keys_of", "means",
+    "OF_A_SLICE", "foreign", "keys_of", "means",
 ]  # fmt: skip
 
 DTYPES = ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "source")
@@ -26,11 +26,13 @@ DTYPE_HINTS = {
 COMMON_KEYS = (
     "method", "formula", "output", "dtype", "foreach", "merge", "drop", "missing", "ema", "nonfinite", "metadata",
     "compat", "seed", "cache", "rules", "config", "max_shard_size",
-    "components", "on_channels", "architectures",
+    "components", "on_channels", "architectures", "slices", "part",
 )  # fmt: skip
 """Keys that every target may have."""
 OF_A_RULE = ("tensors", "method", "formula", "compat", "seed")
 """Keys that a rule may have besides the inputs and parameters of its method."""
+OF_A_SLICE = ("method", "formula", "compat", "seed", "layers", "part")
+"""Keys that a slice may have besides the inputs and parameters of its method."""
 INPUTS = ("a", "b", "c", "base", "models", "loras")
 """Keys that name inputs."""
 ANY_KEYS = (*COMMON_KEYS, *INPUTS)
@@ -59,6 +61,8 @@ FOREIGN_SAYINGS = {
     "allow_crimes": 'models of different architectures are merged with `architectures = "allow"`',
     "int8_mask": "it would change nothing; leave it out",
     "include": "write it in `[project]`",
+    "layer_range": 'a slice has `layers`, with the last one: `[0, 16]` is `layers = "L00-L15"`',
+    "layers": 'layers of inputs belong to a slice: `slices = [{ a = "base", layers = "L00-L15" }]`',
 }
 
 

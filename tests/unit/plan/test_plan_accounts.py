@@ -30,11 +30,13 @@ from mergebuild.recipe.model import (
     Elemental,
     Gradient,
     Input,
+    LayerRange,
     Mbw,
     NumberPerTensor,
     Preset,
     Rule,
     SelectorText,
+    Slice,
     Target,
     TensorRule,
 )
@@ -109,6 +111,7 @@ CHANGES: Mapping[str, Any] = {
     "on_channels": "common",
     "architectures": "allow",
     "rules": (TensorRule(selectors("a*"), TARGET),),
+    "slices": (Slice(TARGET, (LayerRange(0, 1, HERE),) * 2, "", ()),),
     "row": METHODS["add_difference"],
     "kin": object(),
 }
@@ -197,9 +200,11 @@ def test_every_field_of_a_number_is_in_a_fingerprint() -> None:
 NOT_COMPARED = {
     "Component": set[str](),
     "Input": {"where"},
+    "LayerRange": {"where"},
     "LayoutText": {"where"},
     "Rule": {"where"},
     "SelectorText": {"where"},
+    "Slice": {"own"},
     "Source": {"where"},
     "Target": set(NO_FINGERPRINT),
 }

@@ -87,6 +87,7 @@ ACCOUNT: dict[str, dict[str, str]] = {
         "config": OUT + "what stands beside the tensors; each such file is compared by its bytes",
         "max_shard_size": OUT + "which tensors share a file; each file is compared by its header",
         "rules": IN + "how the tensors that they select are made",
+        "slices": IN + "which tensors there are, and which of the inputs' they are made of",
         "row": IN + "the operation: of a user's own method, the text of its program",
         "kin": OUT + "which other targets have all but numbers, name and output in common with it",
     },
@@ -98,6 +99,17 @@ ACCOUNT: dict[str, dict[str, str]] = {
     "TensorRule": {
         "tensors": IN + "which tensors it makes",
         "target": IN + "how it makes them",
+    },
+    "LayerRange": {
+        "first": IN + "which tensors are read",
+        "count": IN + "the tensor set",
+        "where": OUT + "a place in a file is for messages",
+    },
+    "Slice": {
+        "target": IN + "how its layers are made",
+        "layers": IN + "which tensors are read",
+        "part": IN + "which tensors are read",
+        "own": OUT + "decides between an error and the same result",
     },
     "ProjectOptions": {
         "name": OUT + "a name",
