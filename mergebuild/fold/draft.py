@@ -167,6 +167,8 @@ LIKENESS = Likeness(
         "cache": "whether something is kept, not what it is",
         "where": "a place in a file is for messages",
         "config": "what stands beside the tensors",
+        "tokenizer": "decides which rows an input's view has, and the view is in the key",
+        "chat_template": "what stands beside the tensors",
         "max_shard_size": "which tensors share a file",
         "components": "come over what the frame gives, for each target",
         "architectures": "decides between an error and the same result",

@@ -157,6 +157,8 @@ class Folding:
 
     def _made(self, target: Target) -> Blueprint:
         """Return the blueprint of a target, including the parts that its rules and components make."""
+        if target.tokenizer is not None or target.chat_template is not None:
+            raise _later(target)
         kept = self._kept_loras.blueprint(target)
         if kept is not None:
             return kept
@@ -345,6 +347,12 @@ def _inputs_of(recipe: KindPlan, views: Sequence[View]) -> tuple[Form, ...]:
         return ()
     places = zip(recipe.read or range(len(views)), recipe.inputs, strict=True)
     return tuple(views[at].palette[kind] for at, kind in places)
+
+
+def _later(target: Target) -> RecipeError:
+    key = "tokenizer" if target.tokenizer else "chat_template"
+    message = f"`{key}` of target `{target.name}` is read, and not yet built"
+    return RecipeError.one("not-in-this-version", message, where=target.where.place(key), help="take it out")
 
 
 def _too_deep(target: Target) -> RecipeError:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 
+from mergebuild.digest import checksum, tagged
 from mergebuild.fold.folder import Folding
 from mergebuild.layouts import Layout
 from mergebuild.recipe import shortest_text
@@ -26,6 +27,7 @@ from mergebuild.recipe.model import (
     Target,
     Value,
 )
+from mergebuild.recipe.tokenizer import TokenRow
 from mergebuild.results.looks import Change
 
 __all__ = ["STATISTICS", "changes", "decode", "encode", "lines_of", "manifest"]
@@ -146,6 +148,26 @@ def _settings(target: Target) -> Iterator[tuple[str, str]]:
         yield "ema", target.ema
     if target.config is not None:
         yield "config", target.config.ref
+    yield from _tokens(target)
+
+
+def _tokens(target: Target) -> Iterator[tuple[str, str]]:
+    """Yield whose tokens and chat template a target has."""
+    if (text := target.tokenizer) is not None:
+        yield "tokenizer", text.input.ref if text.input else "union"
+        if text.pad_to_multiple_of:
+            yield "tokenizer.pad_to_multiple_of", str(text.pad_to_multiple_of)
+        yield from ((f"tokenizer.tokens[{each.token}]", _token_row(each)) for each in text.tokens)
+    if (template := target.chat_template) is not None:
+        said = template.input.ref if template.input else f"{template.path and template.path.name}"
+        yield "chat_template", f"{said} {tagged(checksum(template.text.encode()))}" if template.text else said
+
+
+def _token_row(row: TokenRow) -> str:
+    """Return the row of a token in words."""
+    words = [row.input.ref if row.input else "", "" if row.of is None else str(row.of)]
+    words += ["zero" if row.zero else "", "force" if row.force else ""]
+    return " ".join(word for word in words if word)
 
 
 def _programs(target: Target) -> Iterator[tuple[str, str]]:

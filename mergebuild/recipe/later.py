@@ -17,9 +17,6 @@ _COMMANDS = "run it before or after `mergebuild build`"
 _ALPHA = "parameters are numbers of the target, such as `alpha = 0.3`"
 
 LATER_KEYS: Mapping[str, str] = {
-    "tokenizer": _BESIDE,
-    "tokenizer_source": _BESIDE,
-    "chat_template": _BESIDE,
     "checks": _CHECKS,
     "searches": _FAMILY,
     "search": _FAMILY,
@@ -38,7 +35,7 @@ LATER_TABLES: Mapping[str, str] = {
     "rules": _SELECTORS,
     "components": _PARTS,
     "slices": "slices are a list of a target: `[[targets.NAME.slices]]`",
-    "tokenizer": _BESIDE,
+    "tokenizer": "it is a key of a target: `[targets.NAME.tokenizer]`",
     "config": _BESIDE,
     "remotes": _DOWNLOAD,
     "remote": _DOWNLOAD,

@@ -17,6 +17,7 @@ from mergebuild.errors import Place
 from mergebuild.methods.arguments import Flags, Numbers
 from mergebuild.methods.making import Linear, Making
 from mergebuild.methods.method import Method
+from mergebuild.recipe.tokenizer import ChatTemplate, TokenizerText
 
 __all__ = [
     "Component",
@@ -247,6 +248,10 @@ class Target:
     """Another method, or other numbers, for some tensors; later ones win."""
     slices: tuple[Slice, ...] = ()
     """If it is a stack: where its layers come from. Method, inputs and numbers are those of the first slice then."""
+    tokenizer: TokenizerText | None = None
+    """Its tokens, to which rows of embeddings and heads belong; None: rows are merged by their numbers."""
+    chat_template: ChatTemplate | None = None
+    """The chat template beside its weights; None: that of the tokenizer."""
     row: Method | None = field(default=None, compare=False)
     """The row of `method` in the catalog; None for a formula."""
     kin: object = field(default=None, compare=False, repr=False)
@@ -260,8 +265,8 @@ class Target:
 
     @property
     def reads(self) -> tuple[Input, ...]:
-        """The inputs, followed by those that only its rules, slices, components and `config` name."""
-        if not self.rules and not self.slices and not self.components and self.config is None:
+        """The inputs, followed by those that only its rules, slices, components, `config` and tokenizer name."""
+        if not self.rules and not self.slices and not self.components and not self.beside:
             return self.inputs
         more = (
             Input(f"{key}.{each.role}", each.ref, each.where)
@@ -270,7 +275,16 @@ class Target:
             if each not in self.inputs
         )
         baked = (each.input for each in self.components if each.input is not None)
-        return (*self.inputs, *more, *baked, *((self.config,) if self.config else ()))
+        return (*self.inputs, *more, *baked, *self.beside)
+
+    @property
+    def beside(self) -> tuple[Input, ...]:
+        """The models that only its small files come from: configuration, tokenizer and chat template."""
+        if self.config is None and self.tokenizer is None and self.chat_template is None:
+            return ()
+        tokens = self.tokenizer.input if self.tokenizer else None
+        template = self.chat_template.input if self.chat_template else None
+        return tuple(each for each in (self.config, tokens, template) if each is not None)
 
     @property
     def _others(self) -> Iterator[tuple[str, Target]]:

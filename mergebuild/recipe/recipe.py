@@ -73,9 +73,8 @@ class Recipe:
         self.path = parts.files[0].document.path
         self.root = self.path.parent
         documents = (file.document for file in parts.files)
-        self.texts = {**{each.path: each.text for each in documents}, **parts.methods.texts}
-        """The mergefile, the files that it includes, and those of the user's own methods, with their texts as read."""
-        self.files = tuple(self.texts)
+        self._texts = {**{each.path: each.text for each in documents}, **parts.methods.texts}
+        self.files = tuple(self._texts)
         self.own_methods = parts.methods.rows
         """The methods of `[methods]`, by name."""
         self.default_dtype = parts.default_dtype
@@ -102,6 +101,16 @@ class Recipe:
         store = absolute(parts.project.store or ".mergebuild", root)
         self._outputs = OutputPaths(parts.sources.values(), root, store, map(os.path.abspath, self.files))
         self._check_all(default, problems)
+
+    @property
+    def texts(self) -> Mapping[Path, str]:
+        """The files that it was read from so far, with their texts as read.
+
+        These are the mergefile, those that it includes, those of the user's own methods, and chat templates of targets.
+        """
+        read = (reading.target.chat_template for reading in self._targets.values() if reading.target is not None)
+        templates = {each.path: each.text for each in read if each is not None and each.path is not None}
+        return {**self._texts, **templates}
 
     def target(self, name: str) -> Target:
         """Return a target or a member of a family, listed or not, by any spelling of its name.

@@ -22,6 +22,7 @@ from mergebuild.recipe.problems import Problems
 from mergebuild.recipe.rules import read_rules
 from mergebuild.recipe.slices import read_slices, with_slices
 from mergebuild.recipe.target_table import Context, Declaration, MadeBy, Methods, TargetTable
+from mergebuild.recipe.tokenizer_keys import read_chat_template, read_tokenizer, with_token_inputs
 from mergebuild.recipe.variables import Scope
 from mergebuild.recipe.vocabulary import DTYPE_HINTS, DTYPES
 
@@ -93,18 +94,16 @@ class _TargetReading:
         target = self._target(made, written)
         if len(self._problems) > before or target is None:
             return None
-        if slices:
-            return with_slices(target, slices)
-        rules = read_rules(self._table, target)
-        if len(self._problems) > before:
-            return None
-        return replace(target, rules=rules) if rules else target
+        divided = with_slices(target, slices) if slices else replace(target, rules=read_rules(self._table, target))
+        whole = with_token_inputs(self._table, divided)
+        return whole if len(self._problems) == before else None
 
     def _target(self, made: MadeBy | None, written: _OutputKeys) -> Target | None:
         """Read the keys that every target may have; None if nothing makes it."""
         merge, options, drop, cache = self._merge(), self._options(), self._selectors("drop") or (), self._cache()
         self._table.seed()
         config, most, components = self._config(), self._max_shard_size(), self._components(written.output is not None)
+        tokenizer, template = read_tokenizer(self._table), read_chat_template(self._table)
         if made is None:
             return None
         return Target(
@@ -131,6 +130,8 @@ class _TargetReading:
             config=config,
             max_shard_size=most,
             components=components,
+            tokenizer=tokenizer,
+            chat_template=template,
             row=self._table.context.methods.rows.get(made.method),
         )
 

@@ -41,7 +41,8 @@ class Template:
         problems = Problems()
         reading = read_target(declaration, name, scope, namespace, methods, default_dtype, problems)
         target = reading.target
-        if target is None or problems or target.rules or target.slices or target.config or target.max_shard_size:
+        beside = target is not None and (target.config or target.tokenizer or target.chat_template)
+        if target is None or problems or target.rules or target.slices or beside or target.max_shard_size:
             return None  # rules have the target's numbers too; the other keys depend on the kind of output
         plain = {key for key, number in target.numbers.items() if isinstance(number, NumberPerTensor)}
         return Template(declaration, target, reading.refs) if _varying(declaration) <= {*plain, "output"} else None

@@ -26,7 +26,7 @@ DTYPE_HINTS = {
 COMMON_KEYS = (
     "method", "formula", "output", "dtype", "foreach", "merge", "drop", "missing", "ema", "nonfinite", "metadata",
     "compat", "seed", "cache", "rules", "config", "max_shard_size",
-    "components", "on_channels", "architectures", "slices", "part",
+    "components", "on_channels", "architectures", "slices", "part", "tokenizer", "chat_template",
 )  # fmt: skip
 """Keys that every target may have."""
 OF_A_RULE = ("tensors", "method", "formula", "compat", "seed")
@@ -49,6 +49,7 @@ FOREIGN = {
     "inputs": "models", "sources": "models", "weights": "weight", "densities": "density",
     "normalise": "normalize", "out_dtype": "dtype", "precision": "dtype", "save_as": "output", "out": "output",
     "output_path": "output", "filename": "output",
+    "tokenizer_source": "tokenizer",
 }  # fmt: skip
 _FIRST_INPUTS = {"base": "a", "a": "base"}
 FOREIGN_SAYINGS = {

@@ -40,6 +40,7 @@ from mergebuild.recipe.model import (
     Target,
     TensorRule,
 )
+from mergebuild.recipe.tokenizer import ChatTemplate, TokenizerText
 
 
 class Somewhere:
@@ -107,6 +108,8 @@ CHANGES: Mapping[str, Any] = {
     "where": THERE,
     "config": Input("config", "x", HERE),
     "max_shard_size": 1000,
+    "tokenizer": TokenizerText(None, (), 64),
+    "chat_template": ChatTemplate(Input("chat_template", "x", HERE)),
     "components": (Component("vae", Input("vae", "z", HERE), None),),
     "on_channels": "common",
     "architectures": "allow",

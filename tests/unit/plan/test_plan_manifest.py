@@ -85,6 +85,8 @@ ACCOUNT: dict[str, dict[str, str]] = {
         "architectures": OUT + "decides between an error and the same result",
         "on_channels": IN + "the combinations of the tensors that differ in their input channels",
         "config": OUT + "what stands beside the tensors; each such file is compared by its bytes",
+        "tokenizer": IN + "the rows of embeddings and heads, and what stands beside the tensors",
+        "chat_template": OUT + "what stands beside the tensors; each such file is compared by its bytes",
         "max_shard_size": OUT + "which tensors share a file; each file is compared by its header",
         "rules": IN + "how the tensors that they select are made",
         "slices": IN + "which tensors there are, and which of the inputs' they are made of",
