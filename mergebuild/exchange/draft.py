@@ -7,7 +7,7 @@ recipe spelt them, so that `0.30` stays a decimal and never becomes a binary fra
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final, NamedTuple, Union
@@ -91,6 +91,10 @@ class Draft:
     unmapped: list[Unmapped] = field(default_factory=list)
     notices: list[Said] = field(default_factory=list)
     """What is said to people, although all was mapped: an invented seed, a key that its own tool ignores."""
+
+    once_found: list[tuple[str, Callable[[DraftTarget, str | None], None]]] = field(default_factory=list)
+    """What is decided once the models were looked for: by target, a function of it and the layout of its first model
+    (None: the model was not found, or has none that is known)."""
 
     def source(self, model: ModelName) -> str:
         """Return the name of the source that is this model, which is added where it is new."""

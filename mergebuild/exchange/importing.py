@@ -10,18 +10,19 @@ import posixpath
 from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 import tomli
 
 from mergebuild.errors import InternalError, MergeBuildError, RecipeError, UsageError, together
 from mergebuild.exchange.draft import Draft, Said, Unmapped
+from mergebuild.exchange.found_models import settle
 from mergebuild.exchange.kinds import files_at, reader_of
 from mergebuild.exchange.models import ModelFolders
 from mergebuild.exchange.recipe_file import RecipeFile
 from mergebuild.exchange.written import text_of
 from mergebuild.recipe.loading import recipe_of
-from mergebuild.recipe.toml_text import toml_number
 
 __all__ = ["Imported", "import_recipes", "write_new"]
 
@@ -58,6 +59,7 @@ def import_recipes(
     if not draft.targets and not draft.sources:
         raise together([RecipeError.one("bad-recipe", f"{one.where}: {one.message}") for one in draft.unmapped[:20]])
     ModelFolders(root, [file.path.parent for file in files], models, hash_all=hash_all).look_up(draft)
+    settle(draft, root)
     _move_outputs_from_sources(draft)
     text = text_of(draft)
     _check(text, root, files)
@@ -102,6 +104,7 @@ def _copied(draft: Draft) -> Draft:
     grown.sources, grown.targets = dict(draft.sources), dict(draft.targets)
     grown.default, grown.comments = list(draft.default), list(draft.comments)
     grown.unmapped, grown.notices = list(draft.unmapped), list(draft.notices)
+    grown.once_found = list(draft.once_found)
     return grown
 
 
@@ -129,7 +132,7 @@ def _check(text: str, root: Path, files: Sequence[RecipeFile]) -> None:
         InternalError: it is no valid mergefile, a bug of a reader.
     """
     try:
-        recipe_of(tomli.loads(text, parse_float=toml_number), Path(os.path.abspath(root)))  # noqa: PTH100
+        recipe_of(tomli.loads(text, parse_float=Decimal), Path(os.path.abspath(root)))  # noqa: PTH100
     except (MergeBuildError, tomli.TOMLDecodeError) as error:
         kinds = sorted({str(getattr(reader_of(file), "__name__", "")).rpartition(".")[2] for file in files})
         message = f"what the reader of {', '.join(kinds)} made is no valid mergefile: {error}"

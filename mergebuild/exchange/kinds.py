@@ -21,7 +21,12 @@ from mergebuild.formats.registry import READ_SUFFIXES
 
 __all__ = ["KINDS", "RecipeReader", "files_at", "opened", "reader_of"]
 
-KINDS: Final[tuple[str, ...]] = ()
+KINDS: Final[tuple[str, ...]] = (
+    "model_metadata",
+    "supermerger_history",
+    "merge_board_history",
+    "merge_board",
+)
 """Modules of `exchange/readers`, in the order in which they are asked; what a file itself carries comes first."""
 
 _RECIPE_OF_A_FOLDER: Final = "mergekit_config.yml"
