@@ -161,6 +161,8 @@ def _told(model: ModelName) -> tuple[ModelName, str]:
     if found and not (model.sha256 or model.autov2 or model.autov1):
         model = _with_hash(model, found)
     path = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "_", plain.strip()).replace("\\", "/")
+    if model.is_folder and model.url:  # a repository: its owner is no folder here
+        path = path.rpartition("/")[2]
     return model, f"./{path}" if path.startswith("~") else path
 
 

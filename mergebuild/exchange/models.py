@@ -71,8 +71,9 @@ class ModelFolders:
             return [exact]
         known = self._folders if source.model.is_folder else self._files
         if source.model.text:
+            wanted = source.model.text.replace("\\", "/") if source.model.url else source.path
             for fits in (_same_path, _same_name, _same_stem):
-                found = [path for path in known if fits(path, source.path) and self._meets(path, source)]
+                found = [path for path in known if fits(path, wanted) and self._meets(path, source)]
                 if found:
                     return found
         return self._by_hash(source) if source.pins else []
@@ -80,7 +81,8 @@ class ModelFolders:
     def _at_path(self, source: DraftSource) -> Path | None:
         if not source.model.text:
             return None
-        places = (folder / source.path for folder in (self.root, *self.beside))
+        texts = dict.fromkeys((source.model.text, source.path))
+        places = (folder / text for folder in (self.root, *self.beside) for text in texts)
         return next((path for path in places if os.path.lexists(path)), None)
 
     def _by_hash(self, source: DraftSource) -> list[Path]:

@@ -30,8 +30,9 @@ def test_a_hash_in_brackets_is_a_pin_unless_it_is_an_autov1(
 
 def test_a_repository_is_a_folder_and_keeps_the_dots_of_its_name() -> None:
     draft = Draft()
-    assert draft.source(ModelName("org/Llama-3.1-8B", is_folder=True)) == "Llama-3.1-8B"
-    assert draft.sources["Llama-3.1-8B"].path == "org/Llama-3.1-8B/"
+    url = "https://models.example/org/Llama-3.1-8B"
+    assert draft.source(ModelName("org/Llama-3.1-8B", url=url, is_folder=True)) == "Llama-3.1-8B"
+    assert draft.sources["Llama-3.1-8B"].path == "Llama-3.1-8B/"
 
 
 def test_a_model_without_a_name_has_a_path_to_fill_in() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import struct
+from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
 
@@ -25,7 +26,8 @@ class Toy(ModuleType):
         stem = name.removesuffix(".safetensors")
         output = draft.free_output(name if stem != name else f"{name}/")
         source = draft.source(ModelName(f"{stem}.safetensors"))
-        keys = {"method": "nonsense" if name == "?" else "copy", "a": source, "output": output}
+        method = "nonsense" if name == "?" else "scale"
+        keys = {"method": method, "a": source, "alpha": Decimal("0.30"), "output": output}
         draft.target(f"{name}-copy", keys)  # type: ignore[arg-type]
         if name == "!":
             raise RecipeError.one("bad-recipe", "it is broken")

@@ -84,8 +84,8 @@ def test_a_repository_is_a_folder_of_that_name_also_in_the_cache(models: Path) -
     for folder in (models / "chat-7b", cached):
         folder.mkdir(parents=True)
         (folder / "config.json").write_text("{}")
-    assert looked_up(models.parent, ModelName("org/chat-7b", is_folder=True))[0] == "models/chat-7b/"
-    found, _ = looked_up(models.parent, ModelName("org/base-7b", is_folder=True))
+    assert looked_up(models.parent, ModelName("org/chat-7b", url="u", is_folder=True))[0] == "models/chat-7b/"
+    found, _ = looked_up(models.parent, ModelName("org/base-7b", url="u", is_folder=True))
     assert found == f"models/hub/models--org--base-7b/snapshots/{'a' * 40}/"
 
 
