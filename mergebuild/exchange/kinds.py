@@ -25,6 +25,7 @@ KINDS: Final[tuple[str, ...]] = (
     "model_metadata",
     "supermerger_history",
     "merge_board_history",
+    "mergekit",
     "merge_board",
 )
 """Modules of `exchange/readers`, in the order in which they are asked; what a file itself carries comes first."""
