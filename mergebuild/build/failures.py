@@ -121,7 +121,9 @@ def nonfinite(
 def _nonfinite_row(file: FileAction, made: Made, result: StepResult, name_of: Callable[[bytes, str], str]) -> str:
     """Return what is wrong with a tensor's values, and which inputs have such values."""
     inputs = ", ".join(f"{count} in {name_of(digest, made.name)}" for digest, count in result.bad_inputs.items())
-    return f"{_called(file, made.name)}: {_bad_values(made, result)}{f' ({inputs})' if inputs else ''}"
+    is_own = any(each.digest == made.digest for each in file.content.made)
+    first = "" if is_own else f", as an input that is rounded to {made.spec.dtype} first"
+    return f"{_called(file, made.name)}{first}: {_bad_values(made, result)}{f' ({inputs})' if inputs else ''}"
 
 
 def _listed(rows: Sequence[str], count: int) -> tuple[str, ...]:

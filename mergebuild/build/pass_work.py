@@ -6,7 +6,7 @@ the wave is made, since an earlier wave may have published it, or moved it into 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -80,13 +80,26 @@ class Whereabouts:
         checksum = source.checksums[tensor] if source.checksums is not None else b""
         return Lying(_leaf(digest, info, source.model.files), checksum, 0)
 
-    def unrounded(self, digest: bytes) -> Made | None:
+    def read(self, digests: Collection[bytes]) -> dict[bytes, Lying]:
+        """Return where tensors that steps read are stored, for those that are.
+
+        One that is rounded before it is used must be finite: else it is made again, and its values are counted.
+        """
+        rounded = {digest for digest in digests if self.is_rounded_between(digest)}
+        rest = (digest for digest in digests if digest not in rounded)
+        return self.of(rest, allow_nonfinite=True) | self.of(rounded, allow_nonfinite=False)
+
+    def is_rounded_between(self, digest: bytes) -> bool:
+        """Whether a tensor is an intermediate one that is rounded further than to float32."""
+        return self._origins.is_rounded_between(digest)
+
+    def intermediate(self, digest: bytes) -> Made | None:
         """Return how an intermediate tensor is made; if possible, from tensors that are stored by now."""
         ways = self._origins.ways(digest)
         return next(filter(self._can_be_made, ways), ways[0]) if len(ways) > 1 else next(iter(ways), None)
 
     def _can_be_made(self, made: Made) -> bool:
-        lying = self.of(made.reads, allow_nonfinite=True)
+        lying = self.read(made.reads)
         return all(digest in lying or self._origins.ways(digest) for digest in made.reads)
 
     def source_paths(self) -> set[Path]:
@@ -190,10 +203,10 @@ class Wave:
     def _unlaid(self, surveys: Iterable[SurveyKey]) -> list[Made]:
         """Return the intermediate tensors that operations or surveys read whole, and that are not in a file yet."""
         wanted = {digest for survey in surveys for digest in _reads(survey)}
-        lying = self.whereabouts.of(wanted, allow_nonfinite=True)
+        lying = self.whereabouts.read(wanted)
         taken = {digest for made in self.operated.values() for part in made.parts for digest in part.reads}
         left = (wanted - lying.keys()) | (taken - self.draft.leaves.keys())
-        found = [self.whereabouts.unrounded(digest) for digest in sorted(left)]
+        found = [self.whereabouts.intermediate(digest) for digest in sorted(left)]
         assert all(found)  # a target is in a later wave than the files that it reads whole
         return [each for each in found if each is not None]
 
@@ -225,7 +238,7 @@ class Wave:
         )
 
     def _survey(self, survey: SurveyKey, laid: Mapping[bytes, Leaf]) -> SurveyJob:
-        lying = self.whereabouts.of((each for each in _reads(survey) if each not in laid), allow_nonfinite=True)
+        lying = self.whereabouts.read([each for each in _reads(survey) if each not in laid])
         leaves = {**{digest: each.leaf for digest, each in lying.items()}, **laid}
         tensors = tuple(
             SurveyedLeaves(each.name, each.shape, tuple(_combination(operand, leaves) for operand in each.operands))
@@ -264,7 +277,7 @@ class Wave:
         """Add the step that makes a tensor, after steps for all that it reads and that is not stored."""
         digest = made.digest
         if made.is_copy:  # if of an intermediate tensor, that is made and written directly
-            made = self.whereabouts.unrounded(digest) or made
+            made = self.whereabouts.intermediate(digest) or made
         self._add_leaves(made)
         for operand in made.inputs:
             if operand.terms is not None and operand.digest not in self.draft.steps:
@@ -279,15 +292,15 @@ class Wave:
         """Add the leaves that a tensor is made of; for tensors that are neither stored nor steps, add steps."""
         leaves, steps = self.draft.leaves, self.draft.steps
         whole = [digest for part in made.parts for digest in part.reads if digest not in leaves]
-        leaves |= {digest: each.leaf for digest, each in self.whereabouts.of(whole, allow_nonfinite=True).items()}
+        leaves |= {digest: each.leaf for digest, each in self.whereabouts.read(whole).items()}
         read = made.reads if made.operation is None else [digest for each in made.inputs for digest in each.reads]
         missing = [digest for digest in read if digest not in leaves and digest not in steps]
-        found = self.whereabouts.of(missing, allow_nonfinite=True)
+        found = self.whereabouts.read(missing)
         for digest in missing:
             if digest in found:
                 leaves[digest] = found[digest].leaf
             else:
-                between = self.whereabouts.unrounded(digest)
+                between = self.whereabouts.intermediate(digest)
                 assert between is not None  # else a target in an earlier wave makes it
                 self._add_step(between)
 

@@ -24,7 +24,7 @@ from mergebuild.build.temporaries import NO_SPACE, room
 from mergebuild.build.written import WrittenFile, entries, made_before, nonfinite, undefined, written_files
 from mergebuild.engine.requirements import check_program, needs_memory
 from mergebuild.engine.run import PassResult, run_pass
-from mergebuild.engine.work import Pass
+from mergebuild.engine.work import Pass, StepResult
 from mergebuild.errors import SourceError
 from mergebuild.methods.method import ProgramError
 from mergebuild.plan.actions import FileAction, Outcome
@@ -90,13 +90,13 @@ class Passes:
             *before, work = wave.passes(known, lambda depth: context.publisher.scratch_path(str(depth)))
             if not self._fits(work, actions):
                 return
-            with self._laid_out(before, _names(actions)):
+            with self._laid_out(before, _names(actions)) as laid:
                 done = self._pass(work, _names(actions))
             self.source_bytes_read += wave.source_bytes()
             changed = frozenset(context.sources.changed(sorted(context.sources.opened())))
             lost = {path for path in wave.artifacts() if context.shelf.look_again(path) is not Presence.OURS}
             seconds = time.perf_counter() - began - done.waited
-            written = dict(zip(actions, written_files(wave, done, changed, seconds), strict=True))
+            written = dict(zip(actions, written_files(wave, done, changed, seconds, laid), strict=True))
             self._publish(written, lost)
 
     def _publish(self, written: Mapping[FileAction, WrittenFile], lost: set[Path]) -> None:
@@ -132,7 +132,7 @@ class Passes:
             return failures.source_changed(action, stale)
         if lacking := undefined(action, written.steps):
             return failures.undefined(action, lacking)
-        if bad := nonfinite(action, written.steps, origins):
+        if bad := nonfinite(action, written, origins):
             return failures.nonfinite(action, bad, self._name_of)
         return None
 
@@ -140,7 +140,7 @@ class Passes:
         """Publish a file, or put it into its folder's stage; return whether that was possible."""
         content, outcomes = action.content, self._context.outcomes
         assert content.digest is not None
-        fresh = Fresh(content.digest, content.header_checksum, entries(content, written))
+        fresh = Fresh(content.digest, content.header_checksum, entries(content, written, outcomes.plan.origins))
         verdict = Verdict.RESTORED if is_again and not written.computed else Verdict.BUILT
         outcome = Outcome(verdict, written.computed, written.bytes_read, content.size, written.seconds)
         if action.is_part:
@@ -195,14 +195,16 @@ class Passes:
         return done
 
     @contextmanager
-    def _laid_out(self, passes: Sequence[Pass], names: Sequence[str]) -> Iterator[None]:
-        """Run passes that write intermediate tensors into files, which are removed after the block."""
+    def _laid_out(self, passes: Sequence[Pass], names: Sequence[str]) -> Iterator[Mapping[bytes, StepResult]]:
+        """Run passes that write intermediate tensors into files, which are removed after the block.
+
+        Return the results of all steps.
+        """
         paths = [output.path for work in passes for output in work.outputs]
         try:
             with room(*paths):
-                for work in passes:
-                    self._pass(work, names)
-                yield
+                done = [self._pass(work, names).steps for work in passes]
+                yield {digest: result for steps in done for digest, result in steps.items()}
         finally:
             for path in paths:
                 path.unlink(missing_ok=True)

@@ -43,7 +43,10 @@ class ClusterWork:
         return chunks + [slots[len(chunks) + number][:count] for number in range(kept)]
 
     def made(self, maker: Maker, chunks: list[torch.Tensor], extent: Extent) -> torch.Tensor | None:
-        """Return a maker's chunk, or None if it has no value. If it isn't written anywhere, it is kept for others."""
+        """Return a maker's chunk, or None if it has no value.
+
+        If it isn't written anywhere, it is kept for others, rounded to the step's dtype.
+        """
         maker.problem = maker.problem or next(
             (each.problem for each in self.makers if each.problem and each.kept in maker.inputs), None
         )
@@ -56,7 +59,7 @@ class ClusterWork:
             maker.problem = error
             return None
         if maker.kept is not None and not maker.step.places:
-            chunks[maker.kept].copy_(value)
+            chunks[maker.kept].copy_(value.to(maker.dtype))
         return value
 
     def below(self, maker: Maker) -> list[Maker]:

@@ -340,14 +340,15 @@ class CompiledWorker:
         seen = self._apply(maker, chunks, room, span, None if looks else maker.running)
         if maker.slot is not None:
             chunks[maker.slot] = (room[: count * width], step.dtype)
-        if looks or not step.places:
+        if looks:
             return
         if block is not None:
             self._outputs.put(block, count * width, _moved(step.places, start * width))
-        else:
+        elif step.places:
             self._write(room[: count * width], step, start * width)
-        maker.nonfinite += seen.nonfinite + seen.overflowed
-        maker.overflowed += seen.overflowed
+        if step.places or step.is_rounded:
+            maker.nonfinite += seen.nonfinite + seen.overflowed
+            maker.overflowed += seen.overflowed
 
     def _apply(
         self,

@@ -211,8 +211,8 @@ class SurveyJob(NamedTuple):
 class Step:
     """A tensor to be made and rounded once to `dtype`: a linear combination, with its terms in order, or an operation.
 
-    `terms` name leaves or other steps by digest. A step without places is only read by others, before rounding: its
-    dtype is float32.
+    `terms` name leaves or other steps by digest. A step without places is only read by others: its dtype is float32,
+    unless it is an input that is rounded first.
     """
 
     digest: bytes
@@ -223,6 +223,11 @@ class Step:
     operation: KernelCall | None = None
     name: str = field(default="", compare=False)
     """The tensor's name, for people."""
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether its values are rounded further than to float32."""
+        return self.dtype != "float32"
 
     @property
     def reads(self) -> Sequence[bytes]:

@@ -138,8 +138,12 @@ class Worker:
                 chunks = work.chunks(extent)
                 for maker in work.makers:
                     value = work.made(maker, chunks, extent)
-                    if value is not None and maker.step.places:
+                    if value is None:
+                        continue
+                    if maker.step.places:
                         self._write(maker, value, chunks, extent[0])
+                    elif maker.step.is_rounded:
+                        self._transfers.check(maker, value)
                 for leaf in work.cluster.leaves:
                     self._reader.release_chunk(leaf, *extent)
         return {maker.step.digest: self._result(maker, work) for maker in work.makers}

@@ -109,7 +109,7 @@ class Folding:
         self._kept_loras = KeptLoras(recipe, self._intern, self._views, self._added, self._selection)
         self._units = Units(sources, self._intern)
         self._depths: dict[str, int] = {}
-        """By virtual target with operations: how many operations are on top of each other in it."""
+        """By virtual target with operations, or that is rounded: how many are on top of each other in it."""
         self._kindred: dict[tuple[object, ...], _Kindred] = {}
 
     def blueprint(self, name: str) -> Blueprint:
@@ -303,15 +303,16 @@ class Folding:
         return form
 
     def _check_depth(self, target: Target, made: Blueprint) -> None:
-        """Remember how many operations of a target are on top of each other.
+        """Remember how many operations and roundings of a target are on top of each other.
 
         Raises:
             RecipeError: too many to be computed in one pass.
         """
-        operations = [form for form in made.forms.palette if form.operation is not None]
-        if not operations:
+        is_rounded = target.is_virtual and not target.folds
+        made_here = [form for form in made.forms.palette if form.operation is not None or is_rounded]
+        if not made_here:
             return
-        depth = 1 + max((self._depths.get(slot.owner, 0) for form in operations for slot in form.slots), default=0)
+        depth = 1 + max((self._depths.get(slot.owner, 0) for form in made_here for slot in form.slots), default=0)
         if depth > _DEEPEST:
             raise _too_deep(target)
         if target.is_virtual:

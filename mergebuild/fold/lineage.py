@@ -117,7 +117,7 @@ def lineage(folder: Folding, recipe: Recipe, target: str) -> Lineage:
     rounded = _rounded_below(folder, target)
     order = [name for name in recipe.below(target) if name in rounded or name == target]
     if any(folder.blueprint(name).forms.operates for name in order):
-        files = tuple(name for name in order[:-1] if not folder.is_virtual(name))
+        files = tuple(name for name in order[:-1] if not recipe.target(name).folds)
         tree = tuple(_tree(recipe, target))
         return Lineage(target, linear=False, proportions=None, by_block={}, rounded_at=files, tree=tree)
     for name in order:
@@ -185,11 +185,16 @@ def _tree(recipe: Recipe, target: str) -> Iterator[str]:
         made = recipe.target(name)
         how = [_method(made)]
         how += [f"{_method(rule.target)} for {', '.join(each.text for each in rule.tensors)}" for rule in made.rules]
-        line = f"{indent}{name} ({made.output or 'virtual'}): {'; '.join(how)}"
+        line = f"{indent}{name} ({_kept(made)}): {'; '.join(how)}"
         yield f"{line} (as above)" if name in shown else line
         if name not in shown:
             shown.add(name)
             stack += [(ref, depth + 1) for ref in reversed(dict.fromkeys(each.ref for each in made.reads))]
+
+
+def _kept(target: Target) -> str:
+    """Return where a target is written, or what is done with it instead."""
+    return target.output or ("virtual" if target.folds else f"rounded to {target.dtype}")
 
 
 def _method(target: Target) -> str:

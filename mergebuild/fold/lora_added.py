@@ -177,7 +177,7 @@ class AddedLoras:
         """Return the form of a LoRA's tensor, for readers that use another name for what they make of it."""
         if ref not in self._sources:
             made = self._blueprint(ref)
-            if made.target.is_virtual and made.forms[tensor].operation is None:
+            if made.target.folds and made.forms[tensor].operation is None:
                 return self._intern.under(made.forms[tensor], tensor)
         return self._intern({Slot(ref, own(tensor)): Fraction(1)})
 

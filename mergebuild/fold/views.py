@@ -72,7 +72,7 @@ class Views:
             each, layout, specs, (), None, ema_dropped, "", offered.spelling, offered.tied, tuple(offered.copies)
         )
         plain = self._intern({Slot(each.ref, table(offered.tied)): Fraction(1)})
-        if made is not None and made.target.is_virtual:
+        if made is not None and made.target.folds:
             palette = tuple(plain if form.operation else form for form in made.forms.palette)
             return replace(bare, palette=palette, kinds=made.forms.kinds)
         uses_averages = target.ema == "use" and each.ref in self._sources

@@ -219,7 +219,10 @@ class Describer:
 
     def _operates(self, blueprint: Blueprint) -> bool:
         """Whether some tensors are not linear in those of sources, or are made of parts of other tensors."""
-        return blueprint.forms.operates or any(self._folding.is_delta(owner) for owner in blueprint.owners)
+        is_between = blueprint.target.is_virtual and not blueprint.target.folds
+        return (
+            is_between or blueprint.forms.operates or any(self._folding.is_delta(owner) for owner in blueprint.owners)
+        )
 
     def _files_below(self, blueprint: Blueprint) -> set[str]:
         """Return the file targets that a target reads, directly or through virtual ones with operations."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -143,6 +143,13 @@ class Made:
         if self.operation is None:
             return tuple(term.digest for term in self.terms)
         return tuple(dict.fromkeys(digest for each in self.operands for digest in each.reads))
+
+    @property
+    def needs(self) -> Iterator[bytes]:
+        """Yield the digests of the tensors that it, or its survey, is made of."""
+        yield from self.reads
+        for each in self.survey.tensors if self.survey else ():
+            yield from (digest for operand in each.operands for digest in operand.reads)
 
     @property
     def nbytes(self) -> int:

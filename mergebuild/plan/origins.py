@@ -37,8 +37,8 @@ class Origins:
         self._targets: dict[str, Description] = {}
         self._sources_by_digest: dict[bytes, tuple[str, str]] = {}
         self._dtypes: dict[bytes, str] = {}
-        self._unrounded: dict[str, Tensors] = {}
-        self._made_unrounded: dict[bytes, tuple[Made, ...]] = {}
+        self._intermediate: dict[str, Tensors] = {}
+        self._ways: dict[bytes, tuple[Made, ...]] = {}
         """All ways to make each: what one target combines from tensors, another may read from a file that has just
         that."""
         self._packings: dict[tuple[str, int, int], tuple[Mapping[str, Spec], FileSpelling, Packing]] = {}
@@ -61,14 +61,18 @@ class Origins:
         """Return the dtype in which a tensor that some target reads is stored; None if no target reads it."""
         return self._dtypes.get(digest)
 
-    def unrounded(self, digest: bytes) -> Made | None:
-        """Return how an intermediate tensor (of a virtual target, in float32) is made; if it can be, from sources."""
-        ways = self._made_unrounded.get(digest, ())
+    def intermediate(self, digest: bytes) -> Made | None:
+        """Return how an intermediate tensor (a virtual target's) is made; if it can be, from sources."""
+        ways = self._ways.get(digest, ())
         return min(ways, key=self._not_of_sources) if len(ways) > 1 else next(iter(ways), None)
 
     def ways(self, digest: bytes) -> tuple[Made, ...]:
         """Return all ways to make an intermediate tensor, those from sources first."""
-        return tuple(sorted(self._made_unrounded.get(digest, ()), key=self._not_of_sources))
+        return tuple(sorted(self._ways.get(digest, ()), key=self._not_of_sources))
+
+    def is_rounded_between(self, digest: bytes) -> bool:
+        """Whether a tensor is an intermediate one that is rounded further than to float32."""
+        return any(made.spec.dtype != "float32" for made in self._ways.get(digest, ()))
 
     def _not_of_sources(self, made: Made) -> int:
         return sum(digest not in self._sources_by_digest for digest in made.reads)
@@ -82,14 +86,14 @@ class Origins:
 
     def intermediate_among(self, digests: set[bytes]) -> bool:
         """Whether one of these is an intermediate tensor."""
-        return not self._made_unrounded.keys().isdisjoint(digests)
+        return not self._ways.keys().isdisjoint(digests)
 
     def content(self, owner: str) -> str:
         """Return the digest of all tensors of a source or target, as text."""
         if owner in self._sources:
             return tagged(self._sources.file(owner).content)
         if self._folding.is_virtual(owner):
-            return tagged(self._unrounded_of(owner).artifact)
+            return tagged(self._intermediates_of(owner).artifact)
         return tagged(self._targets[owner].digest or b"")
 
     def differ(self, one: str, other: str, names: Iterable[str]) -> list[str] | None:
@@ -104,13 +108,13 @@ class Origins:
         return [name for name in names if self._origin(one, name).digest != self._origin(other, name).digest]
 
     def intermediates(self, blueprint: Blueprint) -> Iterator[Tensors]:
-        """Yield the float32 tensors of each virtual target below a target that makes them by operations."""
-        waiting, seen = sorted(blueprint.owners) if self._unrounded else [], set[str]()
+        """Yield the tensors of each virtual target below a target that makes them by operations or rounds them."""
+        waiting, seen = sorted(blueprint.owners) if self._intermediate else [], set[str]()
         while waiting:
             owner = waiting.pop()
-            if owner in self._unrounded and owner not in seen:
+            if owner in self._intermediate and owner not in seen:
                 seen.add(owner)
-                yield self._unrounded[owner]
+                yield self._intermediate[owner]
                 waiting += sorted(self._folding.blueprint(owner).owners)
 
     def tensors(self, blueprint: Blueprint, specs: Mapping[str, Spec]) -> Tensors:
@@ -146,7 +150,8 @@ class Origins:
                 self._dtypes[digest] = source.tensors[tensor].stored
             return Origin(digest, self._dtypes[digest], self._size_in_source(digest))
         if self._folding.is_virtual(owner):
-            return self._made(self._unrounded_of(owner).by_name[tensor], "float32")
+            made = self._intermediates_of(owner)
+            return self._made(made.by_name[tensor], made.spec(tensor).dtype)
         target = self._targets[owner]
         assert target.tensors is not None
         return self._made(target.tensors.by_name[tensor], target.blueprint.specs[tensor].dtype)
@@ -156,17 +161,21 @@ class Origins:
         is_made = digest not in self._sources_by_digest
         return Origin(digest, self._dtypes.setdefault(digest, dtype), self._size_in_source(digest), is_made)
 
-    def _unrounded_of(self, name: str) -> Tensors:
-        """Return the float32 tensors of a virtual target, and record how those made by operations are made."""
-        if name not in self._unrounded:
+    def _intermediates_of(self, name: str) -> Tensors:
+        """Return the tensors of a virtual target, and record how those are made that are no copies.
+
+        They are float32, unless it is the target of an input that is rounded first.
+        """
+        if name not in self._intermediate:
             blueprint = self._folding.blueprint(name)
-            found = self._unrounded[name] = self.tensors(blueprint, blueprint.specs_in("float32"))
+            dtype = blueprint.target.dtype or "float32"
+            found = self._intermediate[name] = self.tensors(blueprint, blueprint.specs_in(dtype))
             for each in found.made:
                 if not each.is_copy:
-                    known = self._made_unrounded.get(each.digest, ())
+                    known = self._ways.get(each.digest, ())
                     if all(each.reads != other.reads for other in known):
-                        self._made_unrounded[each.digest] = (*known, each)
-        return self._unrounded[name]
+                        self._ways[each.digest] = (*known, each)
+        return self._intermediate[name]
 
     def _size_in_source(self, digest: bytes) -> int | None:
         found = self._sources_by_digest.get(digest)

@@ -61,6 +61,7 @@ class Grid:
         self._device = device
         self._slots = slots
         self.names = names
+        self._specs = specs
         self.specs = [specs[name] for name in names]
         self.sizes = [math.prod(spec.shape) * DTYPES_BY_WORD[spec.dtype].size for spec in self.specs]
         self._parameters = [place for place, name in enumerate(names) if name not in copies]
@@ -95,6 +96,10 @@ class Grid:
         dtypes = dict(enumerate(origin.dtype for origin in inputs))
         are_made = tuple(origin.is_made for origin in inputs)
         return Batch(kind, keys, dtypes, are_made, dtype, LinearDigests(len(inputs)), self._device)
+
+    def spec(self, name: str) -> Spec:
+        """Return the dtype and shape of a tensor."""
+        return self._specs[name]
 
     @cached_property
     def packed_inputs(self) -> bytes:
@@ -192,6 +197,10 @@ class Tensors:
         facts = [(grid.names[place], *grid.specs[place][:2], self.digests[place]) for place in places]
         rows = [found for row in self.rows if (found := row.among(set(places))).places]
         return Tensors(grid, rows, self.digests, artifact_digest(facts))
+
+    def spec(self, name: str) -> Spec:
+        """Return the dtype and shape of a tensor."""
+        return self._grid.spec(name)
 
     @property
     def packed_inputs(self) -> bytes:

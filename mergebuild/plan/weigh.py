@@ -135,16 +135,16 @@ class _Weighing:
         operation reads.
         """
         computed = [made for action in self._computing for made in _computed_by(action)]
-        wanted = {digest for made in computed for digest in _reads(made)}
+        wanted = {digest for made in computed for digest in made.needs}
         self._computing.clear()
         between = {digest for made in computed for digest in _combined_for(made)}
         while wanted:
-            made = {digest: found for digest in wanted - between if (found := self._origins.unrounded(digest))}
+            made = {digest: found for digest in wanted - between if (found := self._origins.intermediate(digest))}
             held = self._find(made.keys(), allow_nonfinite=True)
             computed = [found for digest, found in made.items() if digest not in held]
             between |= made.keys() - held.keys()
             between.update(digest for found in computed for digest in _combined_for(found))
-            wanted = {each for found in computed for each in _reads(found)}
+            wanted = {each for found in computed for each in found.needs}
         self._claimed |= between
 
 
@@ -199,10 +199,3 @@ def _computed_by(action: FileAction) -> Iterator[Made]:
 def _combined_for(made: Made) -> Iterator[bytes]:
     """Yield the digests of the float32 combinations that the operation which makes a tensor reads."""
     return (operand.digest for operand in made.inputs if operand.terms is not None)
-
-
-def _reads(made: Made) -> Iterator[bytes]:
-    """Yield the digests of the tensors that a tensor, or its survey, is made of."""
-    yield from made.reads
-    for each in made.survey.tensors if made.survey else ():
-        yield from (digest for operand in each.operands for digest in operand.reads)

@@ -51,10 +51,12 @@ def _parsed(table: TargetTable, text: str, own: list[str], node: Node) -> Linear
 
     def refer(name: Name) -> str:
         try:
-            return table.context.namespace.one(name.name)
+            return table.context.namespace.reference(name.name, node.at)
         except NoSuchNameError as error:
             failures.append(None)
-            at = node.at.inside(text, name.start, name.end)
+            first = text.index(name.name, name.start)
+            start, end = (first + offset for offset in error.span) if error.span else (name.start, name.end)
+            at = node.at.inside(text, start, end)
             message = f"{table.what('formula')}: {error}"
             table.problems.add(error.code, message, at, help=_name_help(table, name.name) or error.hint)
             return name.name

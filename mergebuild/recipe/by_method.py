@@ -5,6 +5,7 @@ from __future__ import annotations
 from mergebuild.errors import did_you_mean
 from mergebuild.methods.catalog import Method
 from mergebuild.methods.method import LISTS
+from mergebuild.recipe.input_values import INLINE_KEYS
 from mergebuild.recipe.inputs import check_inputs, listed
 from mergebuild.recipe.model import Input
 from mergebuild.recipe.nodes import Node, among, misspelt
@@ -72,12 +73,12 @@ def _model(table: TargetTable, number: int, item: Node, method: Method) -> Model
         return ModelEntry(table.input(role, item), {})
     beside = {parameter.name for parameter in method.parameters if parameter.per == "model"}
     for key, below in item.value.items():
-        if key not in beside and key != one:
+        if key not in beside and key != one and key not in INLINE_KEYS[one]:
             message = f"{role} of target `{table.name}` has unknown key `{key}`"
             hint = _meant_beside(key, method, one, beside)
             table.problems.add("unknown-key", message, below.at, key=True, help=hint)
     if one in item.value:
-        return ModelEntry(table.input(role, item.value[one]), item.value)
+        return ModelEntry(table.input_in(role, one, item, INLINE_KEYS[one]), item.value)
     if not misspelt(one, item.value, (one, *sorted(beside))):
         _no_model(table, role, item, one, beside)
     return ModelEntry(None, item.value)
@@ -97,7 +98,8 @@ def _meant_beside(key: str, method: Method, one: str, beside: set[str]) -> str:
     meant = FOREIGN.get(key)
     if meant in beside:
         return f"it is called `{meant}` here"
-    return did_you_mean(key, (one, *sorted(beside)), otherwise=f"beside a {one}: {among(sorted(beside))}")
+    keys = (*sorted(beside), *INLINE_KEYS[one])
+    return did_you_mean(key, (one, *keys), otherwise=f"beside a {one}: {among(keys)}")
 
 
 def _count_models(table: TargetTable, models: list[ModelEntry], method: Method) -> None:

@@ -225,7 +225,8 @@ class Target:
     output_path: Path | None
     """Absolute, not resolved through links."""
     dtype: str | None
-    """`float32`, ..., `source`; None for a virtual target. The default of `[defaults]` is already filled in."""
+    """`float32`, ..., `source`; the default of `[defaults]` is already filled in. None for a virtual target, unless it
+    stands for an input that is rounded first."""
     merge: tuple[SelectorText, ...] | None
     drop: tuple[SelectorText, ...]
     missing: Literal["keep", "error"]
@@ -302,8 +303,13 @@ class Target:
 
     @property
     def is_virtual(self) -> bool:
-        """Whether it has no output. It is not rounded then, and can be folded into what reads it."""
+        """Whether it has no output."""
         return self.output is None
+
+    @property
+    def folds(self) -> bool:
+        """Whether it is never rounded, so that what reads it can be made of its own inputs."""
+        return self.output is None and self.dtype is None
 
     @property
     def has_only_its_output(self) -> bool:

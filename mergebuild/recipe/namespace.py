@@ -11,19 +11,25 @@ from fractions import Fraction
 
 from mergebuild.errors import did_you_mean
 from mergebuild.recipe.families import Family, Member, MemberError
+from mergebuild.recipe.inline import InlineTargets, WithLoras
+from mergebuild.recipe.places import At
 
 __all__ = ["Namespace", "NoSuchNameError", "bad_name"]
 
 _MOST_SUGGESTIONS = 40
+_MOST_JOINED = 100
+"""The most names that are joined by `+`."""
 
 
 class NoSuchNameError(ValueError):
     """A text that names nothing, or more than one thing."""
 
-    def __init__(self, code: str, message: str, hint: str) -> None:
+    def __init__(self, code: str, message: str, hint: str, span: tuple[int, int] | None = None) -> None:
+        """`span`: where in the text the name is that is meant, if it is not all of it."""
         super().__init__(message)
         self.code = code
         self.hint = hint
+        self.span = span
 
 
 def bad_name(name: str) -> str:
@@ -51,6 +57,8 @@ class Namespace:
         self._families = families
         self._broken = frozenset(broken)
         self._suggested = 0
+        self.inline = InlineTargets(self._sources | self._targets | self._families.keys() | self._broken)
+        """The inputs that are made where they are named."""
 
     def one(self, text: str) -> str:
         """Return the canonical name of the one source, target or member that a text names.
@@ -66,6 +74,63 @@ class Namespace:
             message = f"`{text}` means {self._count(family, fixed)} targets, and an input is one"
             raise NoSuchNameError("not-one-target", message, f"name a member, such as `{first}`")
         return first
+
+    def reference(self, text: str, at: At) -> str:
+        """Return the canonical name of the input that a text means: of `one`, or of one with LoRAs (`chat+style`).
+
+        A name that exists wins whole, and so does the longest one before a `+`. `at`: where the text is written.
+
+        Raises:
+            NoSuchNameError: it means nothing, or a name in it means several members.
+        """
+        if "+" not in text or self._named(text) is not None:
+            return self.one(text)
+        names = self._joined(text)
+        return self.inline.add(WithLoras(names[0], tuple(names[1:])), at)
+
+    def _joined(self, text: str) -> list[str]:
+        """Return the canonical names that a text joins by `+`, each as long as possible; raise `NoSuchNameError`."""
+        pieces = text.split("+")
+        if len(pieces) > _MOST_JOINED:
+            hint = "list them: `add_lora` takes any number of `loras`"
+            raise NoSuchNameError("unknown-reference", f"it joins more than {_MOST_JOINED} names by `+`", hint)
+        found: list[str] = []
+        first, start = 0, 0
+        while first < len(pieces):
+            ends = range(len(pieces), first, -1)
+            known = ((end, self._named("+".join(pieces[first:end]).strip())) for end in ends)
+            end, name = next(((end, name) for end, name in known if name is not None), (first, ""))
+            if end == first:
+                raise self._unknown_part(pieces[first], start)
+            found.append(name)
+            start += len("+".join(pieces[first:end])) + 1
+            first = end
+        return found
+
+    def _unknown_part(self, piece: str, start: int) -> NoSuchNameError:
+        """Return the error of a part of joined names. `start`: its offset in the text."""
+        word = piece.strip()
+        begin = start + piece.find(word)
+        if not word:
+            hint = "a model stands before a `+`, and a LoRA after it: `chat+style`"
+            plus = (start - 1, start) if start else (0, 1)
+            return NoSuchNameError("unknown-reference", "a name is missing beside a `+`", hint, plus)
+        try:
+            self.one(word)
+        except NoSuchNameError as error:
+            return NoSuchNameError(error.code, str(error), error.hint, (begin, begin + len(word)))
+        raise AssertionError(word)  # it was looked for before
+
+    def _named(self, text: str) -> str | None:
+        """Return the canonical name that `one` returns; None where that raises."""
+        if text in self._sources or text in self._targets:
+            return text
+        if text.partition("@")[0].strip() not in self._families.keys() | self._broken:
+            return None  # without the search for similar names
+        try:
+            return self.one(text)
+        except NoSuchNameError:
+            return None
 
     def expand(self, text: str) -> Iterable[str]:
         """Return the canonical names of all targets that a text names: a target, a family, a member, a slice.

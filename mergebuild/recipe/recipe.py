@@ -302,6 +302,8 @@ class Recipe:
         Raises:
             KeyError: it is not declared.
         """
+        if name in self._namespace.inline:
+            return self._namespace.inline.at(name)
         return self._parts.places.at(name.partition("@")[0].strip())
 
     @cached_property
@@ -349,6 +351,10 @@ class Recipe:
         """
         if name in self._targets or name in self.sources:
             return None
+        if name in self._namespace.inline:
+            made, at = self._namespace.inline.target(name, self._methods.rows), self._namespace.inline.at(name)
+            self._targets[name] = Reading(made, tuple((each.ref, at) for each in made.inputs))
+            return self._targets[name].refs
         declared = name.partition("@")[0]
         if declared not in self._declared or not self._readable(declared):
             return None

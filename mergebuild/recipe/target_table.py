@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from mergebuild.errors import did_you_mean
 from mergebuild.methods.catalog import Method
+from mergebuild.recipe.input_values import InputValues
 from mergebuild.recipe.later import LATER_KEYS
 from mergebuild.recipe.model import Formula, Input, NumberPerTensor
-from mergebuild.recipe.namespace import Namespace, NoSuchNameError
+from mergebuild.recipe.namespace import Namespace
 from mergebuild.recipe.nodes import Node, Reader, among
 from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
@@ -67,6 +68,8 @@ class TargetTable:
         self.context = context
         self.problems = problems
         self.reader = Reader(problems)
+        self.inputs = InputValues(self.reader, context.namespace)
+        """Reads its inputs."""
         self.refs: list[tuple[str, At]] = []
         """The sources and targets that it names, as far as it was read."""
 
@@ -85,14 +88,21 @@ class TargetTable:
 
     def input(self, role: str, node: Node) -> Input | None:
         """Return the source or target that a value names; None if it names none, which is reported."""
-        hint = "write one name in quotes; `mergebuild list` shows all"
-        text = self.reader.text(node, self.what(role), expected="the name of a source or target", hint=hint)
-        if text is None:
-            return None
-        try:
-            ref = self.context.namespace.one(text)
-        except NoSuchNameError as error:
-            self.problems.add(error.code, f"{self.what(role)}: {error}", node.at, help=error.hint)
+        one = "" if role == "config" else "lora" if role.startswith("loras[") else "model"
+        return self._input(role, node, self.inputs.ref(node, self.what(role), one))
+
+    def input_in(self, role: str, one: str, node: Node, keys: Collection[str]) -> Input | None:
+        """Return the source or target that a table names by its key `one`, which it has; None if that is wrong.
+
+        `keys`: those that say what is done with it first. The table may have other keys, which are read elsewhere.
+        """
+        assert isinstance(node.value, dict)  # as it has the key
+        what = self.what(role)
+        ref = self.inputs.ref(node.value[one], what, one)
+        return self._input(role, node.value[one], self.inputs.changed(ref, node, what, keys))
+
+    def _input(self, role: str, node: Node, ref: str | None) -> Input | None:
+        if ref is None:
             return None
         self.refs.append((ref, node.at))
         return Input(role, ref, node.at)

@@ -37,7 +37,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "architectures": ("error", "allow"),
 }
 """The allowed values by key; the first is the default."""
-_OF_A_COMPONENT = ("model", "dtype")
+_OF_A_COMPONENT = ("model", "loras", "dtype")
 
 
 class Reading(NamedTuple):
@@ -223,7 +223,7 @@ class _TargetReading:
         model, dtype = node.value.get("model"), node.value.get("dtype")
         if dtype is not None and not has_output:
             self._dtype_of_nothing(f"`dtype` for its `{name}`", dtype)
-        given = self._table.input(role, model) if model is not None else None
+        given = self._table.input_in(role, "model", node, ("loras",)) if model is not None else None
         if model is None and dtype is None:
             message = f"{self._what(role)} says nothing"
             self._problems.add("missing-key", message, node.at, help="name a `model`, or a `dtype`")

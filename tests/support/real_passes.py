@@ -111,6 +111,21 @@ def _loras(lab: Lab, _patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def _rounded(lab: Lab, _patch: pytest.MonkeyPatch) -> None:
+    """Inputs that are rounded first, read by combinations, statistics and surveys; float64 and an operation's too."""
+    lab.model("wide", **{name: each.double() * 1.1 for name, each in sd15(2).items() if each.is_floating_point()})
+    for number, name in enumerate(("x", "y")):
+        lab.model(name, **sd15(number))
+    half, eighth = '{ model = "x", dtype = "bfloat16" }', '{ model = "wide", dtype = "float8_e5m2" }'
+    lab.write(
+        _virtual("turned", f'method = "slerp"\na = {half}\nb = "y"\nt = 0.3')
+        + _target("s", f'method = "slerp"\na = {eighth}\nb = {half}\nt = 0.3')
+        + _target("l", f'method = "linear"\nmodels = ["y", {half}, {eighth}]\nweight = [0.2, 0.3, 0.4]')
+        + _target("c", f'method = "cosine_a"\na = {half}\nb = {{ model = "turned", dtype = "float16" }}\nalpha = 0.2')
+        + _target("k", 'method = "copy"\na = { model = "turned", dtype = "float16" }\ndtype = "source"')
+    )
+
+
 def _folders(lab: Lab, _patch: pytest.MonkeyPatch) -> None:
     """Shards of transformers; and a pipeline of diffusers, in which matrices are stored transposed."""
     for number, name in enumerate(("one", "two")):
@@ -135,6 +150,7 @@ PROJECTS: Mapping[str, Callable[[Lab, pytest.MonkeyPatch], None]] = {
     "operations": _operations,
     "surveys": _surveys,
     "loras": _loras,
+    "rounded": _rounded,
     "folders": _folders,
     "checkpoints": _checkpoints,
 }

@@ -62,7 +62,7 @@ def test_a_pass_that_was_pickled_does_the_same(
         assert lab.build(threads=2).ok
     assert passes
     assert any(work.unseen for work in passes) == (kind == "first sight")
-    assert any(work.operates for work in passes) == (kind in ("operations", "surveys", "loras"))
+    assert any(work.operates for work in passes) == (kind in ("operations", "surveys", "loras", "rounded"))
     assert {survey.method.name for work in passes for survey in work.surveys} == (
         {"cosine_a", "rebasin"} if kind == "surveys" else set()
     )
