@@ -1,8 +1,9 @@
 """Computes clusters with compiled kernels, directly from the files' bytes to those of the outputs. No torch.
 
-The results are the same as those of torch (`worker.py`), bit for bit; `can` tells which clusters can be computed here.
-Inputs are not widened chunk by chunk: kernels do that tile by tile, in the processor's cache, where they also round and
-hash the results. The interpreter's lock is held only between chunks.
+The results are the same as those of torch (`worker.py`), bit for bit; `capable.py` tells which clusters can be computed
+here. Inputs are not widened chunk by chunk: kernels do that tile by tile, in the processor's cache, where they also
+round and hash the results. A tensor that is made by itself and written through the page cache is written by the
+kernel's own loop, so that the interpreter's lock is held only between long spans, not between chunks.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from mergebuild import native
+from mergebuild.engine.capable import WIDEST, adds_loras, call_of, form_of, is_lying
 from mergebuild.engine.findings import Findings, statistic_key
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.outputs import Block, Outputs
@@ -25,105 +27,21 @@ from mergebuild.engine.work import (
     OutputRange,
     Step,
     StepResult,
-    UnseenGroup,
-    UnseenTensor,
 )
 from mergebuild.formats.gathering import gather
 from mergebuild.formats.header import Piece
 from mergebuild.key import narrows
 from mergebuild.lora import DeltaSum
-from mergebuild.methods.call import Call, State, unit_of
+from mergebuild.methods.call import State, unit_of
 from mergebuild.methods.compiled import lora
-from mergebuild.methods.compiled.catalog import FAMILIES, compiled_method
-from mergebuild.methods.compiled.method import Applied, Chunk, CompiledMethod, CompiledStatistic, Plain
-from mergebuild.methods.method import Method, UndefinedError
+from mergebuild.methods.compiled.method import Applied, Chunk, CompiledStatistic, Plain
+from mergebuild.methods.method import UndefinedError
 from mergebuild.methods.shares import shares_of
 
-__all__ = ["CompiledWorker", "can", "can_group", "can_make", "can_often", "memory_for", "read_by"]
+__all__ = ["CompiledWorker", "read_by"]
 
-_WIDEST = 8
-"""Bytes of an element of the widest dtype, for the size of buffers."""
-
-
-def can(cluster: Cluster) -> bool:
-    """Whether all steps of a cluster can be computed with compiled kernels."""
-    return (
-        bool(native.variant)
-        and not cluster.siblings
-        and all(map(_can_read, cluster.leaves))
-        and all(map(can_make, cluster.steps))
-    )
-
-
-def can_make(step: Step) -> bool:
-    """Whether a step can be made with compiled kernels, provided that its inputs can be read."""
-    return (
-        bool(native.variant)
-        and step.dtype in native.DTYPES
-        and len(step.reads) <= native.MOST_INPUTS
-        and (step.operation is None or _can_add(step.operation) or _form_of(step.operation) is not None)
-    )
-
-
-def memory_for(operation: KernelCall) -> int:
-    """Return how many bytes an operation needs besides chunks: 0 unless its method needs the tensor whole."""
-    method, call = _form_of(operation), _call_of(operation)
-    if method is None or method.working_set is None:
-        return 0
-    return method.working_set(call) + _WIDEST * call.count
-
-
-def can_often(method: Method) -> bool:
-    """Whether compiled kernels make most tensors of a method: it makes combinations, or has a compiled form."""
-    return bool(native.variant) and (not method.makes.maker or method.name in FAMILIES)
-
-
-def _form_of(operation: KernelCall) -> CompiledMethod | None:
-    """Return the compiled form of an operation; None if it has none."""
-    found = compiled_method(operation.method.name) if operation.method.makes.program is None else None
-    return found if found is not None and found.takes(_call_of(operation), len(operation.inputs)) else None
-
-
-def _can_add(operation: KernelCall) -> bool:
-    """Whether it adds LoRAs to a tensor, with factors that can be read, and a compiled kernel does that."""
-    return (
-        isinstance(added := operation.arguments.get("deltas"), DeltaSum)
-        and all(part and all(_can_read(leaf) for leaf, _ in part) for part in operation.parts)
-        and lora.takes(added, operation.shape, list(map(_dtype_of, operation.parts)))
-    )
-
-
-def _dtype_of(part: Combination) -> str:
-    """Return the dtype in which a kernel gets an operand that it takes whole: a single tensor keeps its own."""
-    return part[0][0].dtype if _is_lying(part) else "float32"
-
-
-def _is_lying(part: Combination) -> bool:
-    return len(part) == 1 and part[0][1] == 1 and part[0][0].scale is None
-
-
-def _call_of(operation: KernelCall) -> Call:
-    return Call(operation.tensor, operation.shape, operation.arguments)
-
-
-def can_group(group: UnseenGroup) -> bool:
-    """Whether all tensors that an unseen group may have can be computed with compiled kernels, or are copied."""
-    stored = [each.leaf.stored for each in group.inputs] + [each.dtype for each in group.tensors]
-    made = [each for each in group.tensors if not (_is_lone(each) and stored[each.terms[0][0]] == each.dtype)]
-    read = {index for each in made for index, _ in each.terms if index < len(group.inputs)}
-    return (
-        bool(native.variant)
-        and all(_can_read(group.inputs[index].leaf) for index in read)
-        and all(each.dtype in native.DTYPES and len(each.terms) <= native.MOST_INPUTS for each in made)
-    )
-
-
-def _is_lone(tensor: UnseenTensor) -> bool:
-    return len(tensor.terms) == 1 and tensor.terms[0][1] == 1
-
-
-def _can_read(leaf: Leaf) -> bool:
-    return leaf.dtype in native.DTYPES and (leaf.scale is None or leaf.scale.leaf.dtype in native.DTYPES)
+_LONG = 1 << 24
+"""The most elements of a tensor that a kernel makes and writes before the worker looks whether to stop."""
 
 
 @dataclass(slots=True)
@@ -187,9 +105,11 @@ class CompiledWorker:
         size = _chunk_for(makers, self._chunk)
         for number, maker in enumerate(makers):
             if maker.slot is not None or size > self._chunk or _is_turned(maker.step):
-                maker.room = self._room(number, _WIDEST * size)
+                maker.room = self._room(number, WIDEST * size)
         for maker in makers:
             self._prepare(maker, makers, cluster, size)
+        if len(makers) == 1 and self._writes_itself(makers[0]):
+            size = max(size, _LONG)
         for span in _spans(cluster.count, size):
             if self._stop.is_set():
                 return {}
@@ -236,10 +156,10 @@ class CompiledWorker:
         operation = maker.step.operation
         if operation is None or maker.problem is not None or self._stop.is_set():
             return
-        if _can_add(operation):
+        if adds_loras(operation):
             maker.applied = self._adding(operation, None if maker.step.places else maker.room)
             return
-        method, call, state = _form_of(operation), _call_of(operation), None
+        method, call, state = form_of(operation), call_of(operation), None
         assert method is not None  # `can` has checked it
         try:
             if method.statistic is not None:
@@ -262,7 +182,7 @@ class CompiledWorker:
     def _whole(self, part: Combination) -> Plain:
         """Return an operand that is taken whole; a single tensor as it is stored."""
         first = part[0][0]
-        if _is_lying(part):
+        if is_lying(part):
             return self._bytes(first, 0, first.count), first.dtype
         chunks = [self._part(leaf, 0, leaf.count) for leaf, _ in part]
         count = first.count
@@ -290,7 +210,7 @@ class CompiledWorker:
         """Go through a maker's inputs as often as its statistic needs; return the state, or None if there is none."""
         operation = maker.step.operation
         assert operation is not None
-        call = _call_of(operation)
+        call = call_of(operation)
         below = [each for step in cluster.below(maker.step) for each in makers if each.step is step]
         account = statistic.begin(call, len(maker.inputs))
         first = more = account is not None  # None: no statistic is needed with these arguments
@@ -334,6 +254,9 @@ class CompiledWorker:
             (chunks[maker.slot],) = maker.applied.given((), span)
             return
         width = native.DTYPES[step.dtype][1]
+        if not looks and self._writes_itself(maker):
+            self._count(maker, self._made_in_place(maker, chunks, span, count * width))
+            return
         block = self._outputs.block() if maker.room is None else None
         room = block.memory if block is not None else maker.room
         assert room is not None
@@ -347,8 +270,35 @@ class CompiledWorker:
         elif step.places:
             self._write(room[: count * width], step, start * width)
         if step.places or step.is_rounded:
-            maker.nonfinite += seen.nonfinite + seen.overflowed
-            maker.overflowed += seen.overflowed
+            self._count(maker, seen)
+
+    def _writes_itself(self, maker: _StepMaker) -> bool:
+        """Whether the kernel writes what it makes: all of it is known to the kernel, and nothing else reads it."""
+        applied = _UNKNOWN if maker.unknowable else maker.applied
+        return (
+            applied is not None
+            and applied.more is None
+            and not applied.kernel.row
+            and maker.room is None
+            and self._outputs.can_be_made_in(maker.step.places)
+        )
+
+    def _made_in_place(
+        self, maker: _StepMaker, chunks: Mapping[int, Chunk], span: tuple[int, int], size: int
+    ) -> native.Seen:
+        """Have a kernel make elements of a step and write them."""
+        kernel, inputs, hashes = self._taken(maker, chunks, span)
+        dtype = maker.step.dtype
+        (place,) = _moved(maker.step.places, span[0] * native.DTYPES[dtype][1])
+
+        def make(to: native.Destination) -> native.Seen:
+            return native.make(kernel, inputs, to, dtype, span, hash=maker.running, hashes=hashes, odd=maker.odd)
+
+        return self._outputs.make_in(place, size, make)
+
+    def _count(self, maker: _StepMaker, seen: native.Seen) -> None:
+        maker.nonfinite += seen.nonfinite + seen.overflowed
+        maker.overflowed += seen.overflowed
 
     def _apply(
         self,
@@ -359,14 +309,18 @@ class CompiledWorker:
         running: native.Hash | None,
     ) -> native.Seen:
         """Make a chunk with a kernel."""
+        kernel, inputs, hashes = self._taken(maker, chunks, span)
+        return native.apply(kernel, inputs, room, maker.step.dtype, span, hash=running, hashes=hashes, odd=maker.odd)
+
+    def _taken(
+        self, maker: _StepMaker, chunks: Mapping[int, Chunk], span: tuple[int, int]
+    ) -> tuple[native.Prepared, Sequence[Chunk], dict[int, native.Hash]]:
+        """Return the kernel of a step, its inputs, and the hashes of those that are not hashed yet, by index."""
         applied = _UNKNOWN if maker.unknowable else maker.applied
         assert applied is not None  # it was prepared
         slots = [maker.inputs[index] for index in applied.inputs]
         hashes = {index: self._unhashed.pop(slot) for index, slot in enumerate(slots) if slot in self._unhashed}
-        inputs = applied.given([chunks[slot] for slot in slots], span)
-        return native.apply(
-            applied.kernel, inputs, room, maker.step.dtype, span, hash=running, hashes=hashes, odd=maker.odd
-        )
+        return applied.kernel, applied.given([chunks[slot] for slot in slots], span), hashes
 
     def _write(self, made: memoryview, step: Step, offset: int) -> None:
         """Write a chunk, block by block."""
@@ -471,9 +425,9 @@ def _is_turned(step: Step) -> bool:
 
 def _unit_of(operation: KernelCall) -> int:
     """Return how many elements must be made together."""
-    if _can_add(operation):
+    if adds_loras(operation):
         return lora.unit_of(operation.shape)
-    method, call = _form_of(operation), _call_of(operation)
+    method, call = form_of(operation), call_of(operation)
     assert method is not None  # `can` has checked it
     return unit_of(method.grain, call)
 

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from mergebuild.engine import compiled, torch_import
+from mergebuild.engine import capable, torch_import
 from mergebuild.engine.requirements import PROCESSORS
 from mergebuild.engine.schedule import Cluster, Job, Look
 from mergebuild.engine.work import Copy, Leaf, UnseenGroup
@@ -40,9 +40,9 @@ def is_compiled(job: Job, device: str) -> bool:
         case Look():
             return False
         case Cluster():
-            return device in PROCESSORS and compiled.can(job)
+            return device in PROCESSORS and capable.can(job)
         case UnseenGroup():
-            return device in PROCESSORS and compiled.can_group(job)
+            return device in PROCESSORS and capable.can_group(job)
 
 
 def bytes_copied(jobs: Iterable[Job]) -> int:

@@ -16,25 +16,31 @@ import errno
 import mmap
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+from mergebuild import native
 from mergebuild.engine.work import OutputFile, OutputRange
 from mergebuild.events import Emit, Progress
 from mergebuild.formats.gathering import scatter
 from mergebuild.system import platform
-from mergebuild.system.spans import span
+from mergebuild.system.spans import is_listened_to, span
 
 __all__ = ["DIRECT_SHARE", "Block", "Outputs"]
+
+T = TypeVar("T")
 
 DIRECT_SHARE = 10
 """Outputs that together have more than this part of the machine's memory are written past the page cache."""
 
 _WRITERS = 4
 """The most threads that write past the page cache."""
+
+_AT_ONCE = 1 << 19
+"""Bytes that a kernel makes before it writes them: they stay in the second level of the cache."""
 
 _EARLY = 1 << 26
 """Bytes in the page cache after which the disk is asked to begin writing them, if the build will wait for it."""
@@ -188,6 +194,28 @@ class Outputs:
             self._write(_Filled(block, size, places))
             self._free.put(block)
 
+    def can_be_made_in(self, places: Sequence[OutputRange]) -> bool:
+        """Whether a kernel may write a tensor itself: to one place, in one piece, through the page cache."""
+        if self._writers or len(places) != 1 or is_listened_to():  # listeners are told of each write
+            return False
+        (place,) = places
+        return place.turned is None and not place.views and self._files[place.output].lock is not None
+
+    def make_in(self, place: OutputRange, size: int, make: Callable[[native.Destination], T]) -> T:
+        """Have a kernel make and write `size` bytes; `make` gets the place.
+
+        Raises:
+            OSError: writing fails.
+        """
+        file, block = self._files[place.output], self.block()
+        try:
+            made = make(native.Destination(file.fd, place.offset, file.lock, block.memory[:_AT_ONCE]))
+        finally:
+            self._free.put(block)
+        file.was_written(place.offset, size)
+        self._emit(Progress(size))
+        return made
+
     def settle(self) -> None:
         """Wait until everything put before is written, so that the same places may be written again.
 
@@ -249,6 +277,8 @@ class _OpenOutput:
         self._direct: int | None = None
         self._is_refused = False
         """Whether the file system has refused a direct write."""
+        self.lock = native.new_lock()
+        """Held by kernels while they write; None if they can't."""
         self._lock = threading.Lock()
         self._durable = durable
         self._cached = (0, 0)
@@ -279,8 +309,13 @@ class _OpenOutput:
             return
         with self._lock:
             platform.pwrite_all(self.fd, data[done:], offset + done)
-            if self._durable:
-                self._hurry(offset + done, offset + len(data))
+        self.was_written(offset + done, len(data) - done)
+
+    def was_written(self, offset: int, size: int) -> None:
+        """Have the disk begin writing these bytes, if the build will wait for it."""
+        if self._durable:
+            with self._lock:
+                self._hurry(offset, offset + size)
 
     def scatter(self, data: memoryview, place: OutputRange) -> None:
         """Write elements of a scattered tensor."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from mergebuild.engine import compiled
+from mergebuild.engine import capable
 from mergebuild.engine.torch_import import compute_module
 from mergebuild.engine.work import KernelCall, Pass
 from mergebuild.methods.method import Method
@@ -17,7 +17,7 @@ PROCESSORS = ("auto", "cpu")
 
 def may_need_torch(methods: Iterable[Method], device: str) -> bool:
     """Whether torch may have to make tensors of some of these methods."""
-    return device not in PROCESSORS or not all(map(compiled.can_often, methods))
+    return device not in PROCESSORS or not all(map(capable.can_often, methods))
 
 
 def needs_memory(work: Pass) -> Iterator[tuple[bytes, int]]:
@@ -30,8 +30,8 @@ def needs_memory(work: Pass) -> Iterator[tuple[bytes, int]]:
     for step in work.steps.values():
         if step.operation is None:
             continue
-        if compiled.can_make(step):
-            needed = compiled.memory_for(step.operation)
+        if capable.can_make(step):
+            needed = capable.memory_for(step.operation)
         else:
             memory_for = memory_for or compute_module().memory_for
             needed = memory_for(step.operation)

@@ -40,8 +40,9 @@ if not UNUSABLE and _is_outdated():
     UNUSABLE = "compiled of other sources: install the package anew"
 
 __all__ = [
-    "DTYPES", "MOST_INPUTS", "UNUSABLE", "BlockScales", "Chunk", "Hash", "Plain", "Prepared", "Seen", "apply",
-    "compiled", "count_active", "count_nonfinite", "input_of", "packed", "packed_doubles", "work_of",
+    "DTYPES", "MOST_INPUTS", "UNUSABLE", "BlockScales", "Chunk", "Destination", "Hash", "Plain", "Prepared", "Seen",
+    "apply", "compiled", "count_active", "count_nonfinite", "input_of", "make", "new_lock", "packed", "packed_doubles",
+    "work_of",
 ]  # fmt: skip
 
 DTYPES: Mapping[str, tuple[int, int]] = {
@@ -183,6 +184,45 @@ def apply(
     state = None if hash is None else hash.state
     work, room = work_of(kernel, inputs, span, hashes or {}), kernel.room(len(inputs))
     return Seen(*compiled.apply(work, DTYPES[dtype][0], out, state, odd, kernel.row, room))
+
+
+class Destination(NamedTuple):
+    """Where in an open file a kernel writes what it makes, through the page cache."""
+
+    file: int
+    """The file's descriptor."""
+    offset: int
+    lock: object
+    """From `new_lock`: only one thread at a time writes with it."""
+    block: Buffer
+    """Memory in which elements are made before they are written, as many at a time as it holds."""
+
+
+def new_lock() -> object | None:
+    """Return a lock that kernels wait for without the interpreter's; None if kernels can't write files here."""
+    return compiled.lock() if hasattr(compiled, "lock") else None
+
+
+def make(
+    kernel: Prepared,
+    inputs: Sequence[Chunk],
+    destination: Destination,
+    dtype: str,
+    span: tuple[int, int],
+    *,
+    hash: Hash | None = None,
+    hashes: Mapping[int, Hash] | None = None,
+    odd: bool = False,
+) -> Seen:
+    """Make elements of a tensor, as `apply` does, and write them to a file.
+
+    Raises:
+        OSError: writing fails.
+        ValueError: as `apply`; or the kernel makes whole rows.
+    """
+    state = None if hash is None else hash.state
+    work = work_of(kernel, inputs, span, hashes or {})
+    return Seen(*compiled.make(work, DTYPES[dtype][0], odd, state, *destination))
 
 
 def work_of(

@@ -1,9 +1,15 @@
 /* The kernels as a Python extension: it checks arguments and calls kernels, without the interpreter's lock. */
 #define PY_SSIZE_T_CLEAN
+#define _FILE_OFFSET_BITS 64
+#define _GNU_SOURCE /* pwrite */
 #define Py_LIMITED_API 0x030b0000 /* Python 3.11 */
 #include <Python.h>
 
+#include <errno.h>
 #include <string.h>
+#if !defined(_WIN32)
+#include <unistd.h>
+#endif
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <cpuid.h>
 #endif
@@ -254,6 +260,100 @@ end:
     let_go(&held);
     return result;
 }
+
+#if !defined(_WIN32)
+/* Locks that threads wait for without the interpreter's. */
+#define LOCK "mergebuild.native.lock"
+
+static void free_lock(PyObject *capsule) {
+    PyThread_free_lock(PyCapsule_GetPointer(capsule, LOCK));
+}
+
+/* lock() -> a lock for `make` */
+static PyObject *lock(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing)) {
+    PyThread_type_lock made = PyThread_allocate_lock();
+    if (made == NULL) return PyErr_NoMemory();
+    PyObject *capsule = PyCapsule_New(made, LOCK, free_lock);
+    if (capsule == NULL) PyThread_free_lock(made);
+    return capsule;
+}
+
+/* Write all of `data`; return 0 or the number of the error. */
+static int write_all(int file, const unsigned char *data, size_t size, int64_t offset) {
+    for (size_t done = 0; done < size;) {
+        const ssize_t written = pwrite(file, data + done, size - done, (off_t)(offset + (int64_t)done));
+        if (written < 0 && errno == EINTR) continue;
+        if (written <= 0) return written < 0 ? errno : EIO;
+        done += (size_t)written;
+    }
+    return 0;
+}
+
+/* Let a call begin `count` elements further on. */
+static void move_on(struct work *work, size_t count) {
+    work->call.start += count;
+    for (size_t each = 0; each < work->input_count; each++) {
+        work->inputs[each].bytes += count * SIZES[work->inputs[each].dtype];
+        work->inputs[each].scales.first += count;
+    }
+}
+
+/* make(work, dtype, odd, hash, file, offset, lock, block) -> (nonfinite, overflowed): elements are made in the memory of
+ * `block`, as many at a time as it holds, and written to a file; only one thread at a time writes with the same lock. */
+static PyObject *make(PyObject *Py_UNUSED(module), PyObject *arguments) {
+    PyObject *given, *state, *memory, *capsule;
+    int dtype, odd, file;
+    long long offset;
+    if (!PyArg_ParseTuple(arguments, "OipOiLOO", &given, &dtype, &odd, &state, &file, &offset, &capsule, &memory))
+        return NULL;
+    if (dtype < 0 || dtype >= DTYPE_COUNT || offset < 0) {
+        PyErr_SetString(PyExc_ValueError, "no dtype of an output has that number, or no place that offset");
+        return NULL;
+    }
+    PyThread_type_lock writing = PyCapsule_GetPointer(capsule, LOCK);
+    if (writing == NULL) return NULL;
+    struct held held = {.count = 0};
+    struct work work;
+    size_t count;
+    PyObject *result = NULL;
+    if (take_work(&held, given, &work, &count) < 0) goto end;
+    work.odd = odd;
+    const size_t width = SIZES[dtype];
+    const Py_buffer *block = hold(&held, memory, PyBUF_WRITABLE);
+    if (block == NULL) goto end;
+    struct xxh3_state *hash = state == Py_None ? NULL : take_hash(&held, state, PyBUF_WRITABLE);
+    if (hash == NULL && state != Py_None) goto end;
+    const size_t most = (size_t)block->len / width;
+    if (most == 0 || count > (size_t)(INT64_MAX - offset) / width) {
+        PyErr_SetString(PyExc_ValueError, "the block is too small, or the place too far");
+        goto end;
+    }
+    struct seen seen = {0, 0};
+    int error = 0;
+    Py_BEGIN_ALLOW_THREADS
+    for (size_t done = 0; done < count && error == 0;) {
+        const size_t size = count - done < most ? count - done : most;
+        const struct seen here = chosen->apply(&work, size, (enum dtype)dtype, block->buf, hash);
+        seen.nonfinite += here.nonfinite;
+        seen.overflowed += here.overflowed;
+        PyThread_acquire_lock(writing, WAIT_LOCK);
+        error = write_all(file, block->buf, size * width, offset + (int64_t)(done * width));
+        PyThread_release_lock(writing);
+        move_on(&work, size);
+        done += size;
+    }
+    Py_END_ALLOW_THREADS
+    if (error == 0)
+        result = Py_BuildValue("KK", (unsigned long long)seen.nonfinite, (unsigned long long)seen.overflowed);
+    else {
+        errno = error;
+        PyErr_SetFromErrno(PyExc_OSError);
+    }
+end:
+    let_go(&held);
+    return result;
+}
+#endif
 
 /* The most histograms of one call. */
 #define MOST_HISTOGRAMS 3
@@ -835,6 +935,10 @@ static PyMethodDef methods[] = {
     {"variants", variants, METH_NOARGS, NULL},
     {"choose", choose, METH_VARARGS, NULL},
     {"apply", apply, METH_VARARGS, NULL},
+#if !defined(_WIN32)
+    {"lock", lock, METH_NOARGS, NULL},
+    {"make", make, METH_VARARGS, NULL},
+#endif
     {"tally", tally, METH_VARARGS, NULL},
     {"digit_of", digit_of, METH_VARARGS, NULL},
     {"find", find, METH_VARARGS, NULL},

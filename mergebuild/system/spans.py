@@ -19,7 +19,18 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Protocol, Self
 
-__all__ = ["KINDS", "Kind", "Listener", "TimeSpan", "Track", "listening", "span", "tell_of_the_end", "tracks"]
+__all__ = [
+    "KINDS",
+    "Kind",
+    "Listener",
+    "TimeSpan",
+    "Track",
+    "is_listened_to",
+    "listening",
+    "span",
+    "tell_of_the_end",
+    "tracks",
+]
 
 
 class Kind(StrEnum):
@@ -187,6 +198,11 @@ def span(name: str, **facts: object) -> TimeSpan | _NoSpan:
     Facts are texts, numbers, or sequences of values with a `name`; they are only read if there is a listener.
     """
     return TimeSpan(name, facts) if _listeners else _NO_SPAN
+
+
+def is_listened_to() -> bool:
+    """Whether there is a listener."""
+    return bool(_listeners)
 
 
 @contextmanager

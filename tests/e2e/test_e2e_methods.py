@@ -205,7 +205,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return form if form is None or form.statistic is None else noting(form)
 
     monkeypatch.setattr("mergebuild.engine.makers.kernel_of", watched)
-    monkeypatch.setattr("mergebuild.engine.compiled.compiled_method", watched_form)
+    monkeypatch.setattr("mergebuild.engine.capable.compiled_method", watched_form)
     return found
 
 
