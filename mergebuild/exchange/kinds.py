@@ -23,6 +23,7 @@ __all__ = ["KINDS", "RecipeReader", "files_at", "opened", "reader_of"]
 
 KINDS: Final[tuple[str, ...]] = (
     "model_metadata",
+    "comfyui",
     "supermerger_history",
     "merge_board_history",
     "mergekit",
