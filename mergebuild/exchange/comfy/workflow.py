@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeGuard
 
 from mergebuild.exchange.comfy.blocks import prefixes_of
-from mergebuild.exchange.comfy.graph import MOST_NODES, Graph, Link, Node, bad_graph
+from mergebuild.exchange.comfy.graph import MOST_NODES, Graph, GraphNode, Link, bad_graph
 
 __all__ = ["is_workflow", "workflow_graph"]
 
@@ -75,7 +75,7 @@ def workflow_graph(value: _Table, shown: str) -> Graph:
     definitions = value.get("definitions")
     found = definitions.get("subgraphs") if isinstance(definitions, dict) else None
     inner = {each["id"]: each for each in _tables(found) if isinstance(each.get("id"), str)}
-    reading = _Reading(inner, shown)
+    reading = _Flattening(inner, shown)
     reading.add(_Sheet("", value, None, None), 0)
     return reading.graph()
 
@@ -121,7 +121,7 @@ class _Sheet:
 
 
 @dataclass
-class _Reading:
+class _Flattening:
     """The sheets of a graph, which are read into one."""
 
     definitions: Mapping[str, _Table]
@@ -166,7 +166,7 @@ class _Reading:
                 title = node.get("title")
                 whole = sheet.id_of(key)
                 shown = title if isinstance(title, str) else ""
-                found[whole] = Node(whole, _kind(node), self._inputs(sheet, node), shown)
+                found[whole] = GraphNode(whole, _kind(node), self._inputs(sheet, node), shown)
         return found
 
     def _inputs(self, sheet: _Sheet, node: _Table) -> dict[str, object]:
