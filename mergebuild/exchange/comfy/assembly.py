@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Final, Literal
 
 from mergebuild.exchange.comfy.blocks import WHOLE, keys_of
-from mergebuild.exchange.comfy.graph import GraphNode, bad_graph
+from mergebuild.exchange.comfy.graph import ComfyNode, bad_graph
 from mergebuild.exchange.comfy.values import Loaded, Made, Mixed, Patched, Subtracted, Summed
 from mergebuild.exchange.draft import Draft, DraftTarget, Value
 
@@ -298,6 +298,6 @@ def _lora_keys(loras: list[tuple[str, Value]]) -> Keys:
 def _said(lead: Made) -> list[str]:
     if isinstance(lead, Loaded):
         return []
-    node: GraphNode = lead.node
+    node: ComfyNode = lead.node
     named = f": {node.title[:80]}" if node.title and node.title != node.kind else ""
     return [f"{node.shown}{named}"]

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, TypeGuard
 
 from mergebuild.errors import Place, RecipeError
 
-__all__ = ["MOST_NODES", "Graph", "GraphNode", "Link", "bad_graph", "graph_of", "in_order", "is_api_form", "parsed"]
+__all__ = ["MOST_NODES", "ComfyNode", "Graph", "Link", "bad_graph", "graph_of", "in_order", "is_api_form", "parsed"]
 
 MOST_NODES: Final = 20_000
 """Nodes of a graph, those of its sub-graphs among them."""
@@ -28,7 +28,7 @@ class Link(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class GraphNode:
+class ComfyNode:
     """A node: what it does, and with what."""
 
     id: str
@@ -44,7 +44,7 @@ class GraphNode:
         return f"node {_clipped(self.id)} ({_clipped(self.kind)})"
 
 
-Graph = dict[str, GraphNode]
+Graph = dict[str, ComfyNode]
 
 
 def bad_graph(message: str, shown: str) -> RecipeError:
@@ -80,11 +80,11 @@ def graph_of(value: Mapping[str, Mapping[str, object]], shown: str) -> Graph:
     return {key: _node(key, each) for key, each in value.items()}
 
 
-def _node(id: str, found: Mapping[str, object]) -> GraphNode:
+def _node(id: str, found: Mapping[str, object]) -> ComfyNode:
     inputs, meta = found.get("inputs"), found.get("_meta")
     given = {name: _input(value) for name, value in inputs.items()} if isinstance(inputs, dict) else {}
     title = meta.get("title") if isinstance(meta, dict) else None
-    return GraphNode(id, str(found["class_type"]), given, title if isinstance(title, str) else "")
+    return ComfyNode(id, str(found["class_type"]), given, title if isinstance(title, str) else "")
 
 
 def _input(value: object) -> object:
@@ -96,14 +96,14 @@ def _input(value: object) -> object:
     return value
 
 
-def in_order(graph: Graph, last: Iterable[str], shown: str) -> list[GraphNode]:
+def in_order(graph: Graph, last: Iterable[str], shown: str) -> list[ComfyNode]:
     """Return nodes and all that they need, each behind what it needs. Links to nowhere need nothing.
 
     Raises:
         RecipeError: nodes need each other in a circle.
     """
     done: dict[str, bool] = {}
-    order: list[GraphNode] = []
+    order: list[ComfyNode] = []
     stack = [(key, False) for key in last]
     while stack:
         key, is_seen = stack.pop()
@@ -128,7 +128,7 @@ def _is_waiting(link: Link, done: Mapping[str, bool], shown: str) -> bool:
     return link.node in done
 
 
-def _links(node: GraphNode) -> list[Link]:
+def _links(node: ComfyNode) -> list[Link]:
     return [value for value in node.inputs.values() if isinstance(value, Link)]
 
 

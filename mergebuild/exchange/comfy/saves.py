@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from mergebuild.exchange.comfy.assembly import MOST_TARGETS, Assembly, Keys, root_of
 from mergebuild.exchange.comfy.blocks import BLOCK_NODES
-from mergebuild.exchange.comfy.graph import Graph, GraphNode, Link, bad_graph, in_order
+from mergebuild.exchange.comfy.graph import ComfyNode, Graph, Link, bad_graph, in_order
 from mergebuild.exchange.comfy.values import HANDLED, Gap, Loaded, Made, Role, Subtracted, Values, text_input
 from mergebuild.exchange.decimals import number_of
 from mergebuild.exchange.draft import Draft
@@ -71,7 +71,7 @@ class _Saves:
         self.component: Literal["unet", "transformer"] = "transformer" if merges and not merges & _UNETS else "unet"
         self.assembly = Assembly(draft, shown, self.component)
 
-    def add(self, node: GraphNode) -> None:
+    def add(self, node: ComfyNode) -> None:
         """Add what a node saves; what is not known of it is left out."""
         name, output = _name_of(node)
         if node.kind == "LoraSave":
@@ -90,7 +90,7 @@ class _Saves:
                 self._leave_out(node, f"its {_NOUNS[role]}: {part.reason}", target)
 
     def _add(
-        self, node: GraphNode | None, name: str, output: str, made: dict[Role, Made], *, keep_all: bool
+        self, node: ComfyNode | None, name: str, output: str, made: dict[Role, Made], *, keep_all: bool
     ) -> str | None:
         """Add a target of parts, and return its name; None: what it has can't be said."""
         lead = next(iter(made.values()))
@@ -123,7 +123,7 @@ class _Saves:
             components["vae"] = self.assembly.file(vae)
         return keys
 
-    def _add_lora(self, node: GraphNode, name: str, output: str) -> None:
+    def _add_lora(self, node: ComfyNode, name: str, output: str) -> None:
         """Add a LoRA that is extracted: from the difference of two models, or of their text encoders too."""
         rank = number_of(node.inputs.get("rank", 8))
         model, clip = self._difference(node, "model"), self._difference(node, "clip")
@@ -142,7 +142,7 @@ class _Saves:
         if node.inputs.get("bias_diff", True) is not False:
             self._leave_out(node, "differences of biases are in no LoRA that is extracted here", target)
 
-    def _difference(self, node: GraphNode, role: Role) -> Subtracted | None:
+    def _difference(self, node: ComfyNode, role: Role) -> Subtracted | None:
         found = self.values.input(node, {"model": "model_diff", "clip": "text_encoder_diff"}[role], role)
         return found if isinstance(found, Subtracted) and found.factor == 1 else None
 
@@ -176,14 +176,14 @@ class _Saves:
         found = (self.values.made.get(link) for link in links)
         return dict.fromkeys(value for value in found if value and not isinstance(value, Gap) and value.role == role)
 
-    def _leave_out(self, node: GraphNode | None, message: str, target: str | None = None) -> None:
+    def _leave_out(self, node: ComfyNode | None, message: str, target: str | None = None) -> None:
         self.draft.leave_out(f"{self.shown}: node {node.id[:40]}" if node else self.shown, message, target=target)
 
 
 _NOUNS: Final = {"model": "model", "clip": "text encoder", "vae": "VAE"}
 
 
-def _roles_of(node: GraphNode) -> tuple[str, ...]:
+def _roles_of(node: ComfyNode) -> tuple[str, ...]:
     match node.kind:
         case "CheckpointSave":
             return ("model", "clip", "vae")
@@ -192,11 +192,11 @@ def _roles_of(node: GraphNode) -> tuple[str, ...]:
     return (node.kind.removesuffix("Save").lower(),)
 
 
-def _links(node: GraphNode) -> Iterator[Link]:
+def _links(node: ComfyNode) -> Iterator[Link]:
     return (value for value in node.inputs.values() if isinstance(value, Link))
 
 
-def _name_of(node: GraphNode) -> tuple[str, str]:
+def _name_of(node: ComfyNode) -> tuple[str, str]:
     """Return the target's name and the path of what a node writes, which has a number behind its prefix."""
     prefix = text_input(node, "filename_prefix").strip() or _SAVED[node.kind]
     return prefix.replace("\\", "/").rstrip("/").rpartition("/")[2], f"{prefix}_00001_.safetensors"

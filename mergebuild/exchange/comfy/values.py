@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Final, Literal
 
 from mergebuild.exchange.comfy.blocks import BLOCK_NODES
-from mergebuild.exchange.comfy.graph import Graph, GraphNode, Link
+from mergebuild.exchange.comfy.graph import ComfyNode, Graph, Link
 from mergebuild.exchange.decimals import complement, number_of
 from mergebuild.exchange.draft import ModelName
 
@@ -65,7 +65,7 @@ class Patched:
     base: Made
     lora: ModelName
     strength: Decimal
-    node: GraphNode
+    node: ComfyNode
     depth: int
     is_split: bool
     row: int
@@ -80,7 +80,7 @@ class Mixed:
     first: Made
     second: Made
     share: Numbers
-    node: GraphNode
+    node: ComfyNode
     depth: int
     is_split: bool
 
@@ -92,7 +92,7 @@ class Summed:
     role: Role
     first: Made
     second: Made
-    node: GraphNode
+    node: ComfyNode
     depth: int
     is_split: bool
 
@@ -105,7 +105,7 @@ class Subtracted:
     first: Made
     second: Made
     factor: Decimal
-    node: GraphNode
+    node: ComfyNode
     depth: int
     is_split: bool
 
@@ -160,15 +160,15 @@ class Values:
     graph: Graph
     made: dict[Link, Value] = field(default_factory=dict)
     literals: dict[Link, object] = field(default_factory=dict)
-    notes: list[tuple[GraphNode, str]] = field(default_factory=list)
+    notes: list[tuple[ComfyNode, str]] = field(default_factory=list)
     """What people should know of nodes on the way."""
-    losses: list[tuple[GraphNode, str]] = field(default_factory=list)
+    losses: list[tuple[ComfyNode, str]] = field(default_factory=list)
     """What nodes on the way do to weights, and no target says."""
     kinds: set[str] = field(default_factory=set)
     """The classes of nodes on the way."""
     _loaded: dict[tuple[Role, tuple[str, ...]], Loaded] = field(default_factory=dict)
 
-    def add(self, node: GraphNode) -> None:
+    def add(self, node: ComfyNode) -> None:
         """Make the values of a node."""
         self.kinds.add(node.kind)
         if node.kind in _PRIMITIVES:
@@ -180,7 +180,7 @@ class Values:
         except _GapError as error:
             self.made[Link(node.id, 0)] = self.made[Link(node.id, 1)] = Gap(str(error))
 
-    def input(self, node: GraphNode, name: str, role: Role) -> Value:
+    def input(self, node: ComfyNode, name: str, role: Role) -> Value:
         """Return the value that a node gets: a gap, where there is none of this role."""
         link = node.inputs.get(name)
         if not isinstance(link, Link):
@@ -199,7 +199,7 @@ class Values:
         given = ", ".join(f"{name} = {value}"[:60] for name, value in node.inputs.items() if not _is_linked(value))
         return f"what {node.shown} makes is not known here{f' ({given[:300]})' if given else ''}"
 
-    def _outputs(self, node: GraphNode) -> Iterator[tuple[int, Value]]:
+    def _outputs(self, node: ComfyNode) -> Iterator[tuple[int, Value]]:
         kind = node.kind
         if kind in _CHECKPOINTS:
             file = ModelName(self._text(node, "ckpt_name"))
@@ -215,7 +215,7 @@ class Values:
         elif (loaded := self._single(node)) is not None:
             yield 0, loaded
 
-    def _single(self, node: GraphNode) -> Loaded | None:
+    def _single(self, node: ComfyNode) -> Loaded | None:
         """Return what a loader of one part loads; None: it is no such loader."""
         match node.kind:
             case "UNETLoader":
@@ -228,7 +228,7 @@ class Values:
                 return self._file("clip", tuple(ModelName(self._text(node, name)) for name in names))
         return None
 
-    def _note_rounding(self, node: GraphNode) -> None:
+    def _note_rounding(self, node: ComfyNode) -> None:
         dtype = node.inputs.get("weight_dtype", "default")
         if isinstance(dtype, str) and dtype != "default":
             self.losses.append(
@@ -240,7 +240,7 @@ class Values:
         key = (role, tuple(file.text for file in files))
         return self._loaded.setdefault(key, Loaded(role, files, is_whole))
 
-    def _patched(self, node: GraphNode) -> Iterator[tuple[int, Value]]:
+    def _patched(self, node: ComfyNode) -> Iterator[tuple[int, Value]]:
         lora = ModelName(self._text(node, "lora_name"))
         both: tuple[tuple[Role, str], ...] = (("model", "strength_model"), ("clip", "strength_clip"))
         for slot, (role, strength) in enumerate(both[: 1 if node.kind == "LoraLoaderModelOnly" else 2]):
@@ -250,7 +250,7 @@ class Values:
             else:
                 yield slot, _patched(base, lora, number, node)
 
-    def _handed_on(self, node: GraphNode) -> Value:
+    def _handed_on(self, node: ComfyNode) -> Value:
         link = next((value for value in node.inputs.values() if isinstance(value, Link)), None)
         value = self.made.get(link) if link else None
         if link is None or value is None:
@@ -261,7 +261,7 @@ class Values:
             self.notes.append((node, "it changes no weights"))
         return value
 
-    def _merged(self, node: GraphNode) -> Value:
+    def _merged(self, node: ComfyNode) -> Value:
         role: Role = "model" if node.kind.startswith("Model") else "clip"
         first, second = (self.input(node, f"{role}{n}", role) for n in (1, 2))
         for gap in (first, second):
@@ -279,25 +279,25 @@ class Values:
                 return Subtracted(role, first, second, self._number(node, "multiplier"), node, depth, is_split)
         return Mixed(role, first, second, self._shares(node), node, depth, is_split)
 
-    def _shares(self, node: GraphNode) -> Numbers:
+    def _shares(self, node: ComfyNode) -> Numbers:
         """Return the second model's shares by prefix, of a node that has a number for each prefix."""
         names = [name for name in node.inputs if name not in {"model1", "model2"}]
         if not names:
             raise _GapError(f"{node.shown} has no numbers")
         return {name: complement(self._number(node, name)) for name in names}
 
-    def _given(self, node: GraphNode, name: str) -> object:
+    def _given(self, node: ComfyNode, name: str) -> object:
         """Return the value of an input, also where a primitive node gives it."""
         value = node.inputs.get(name)
         return self.literals.get(value) if isinstance(value, Link) else value
 
-    def _number(self, node: GraphNode, name: str) -> Decimal:
+    def _number(self, node: ComfyNode, name: str) -> Decimal:
         found = number_of(self._given(node, name))
         if found is None:
             raise _GapError(f"{node.shown} has no number as `{name}`")
         return found
 
-    def _text(self, node: GraphNode, name: str) -> str:
+    def _text(self, node: ComfyNode, name: str) -> str:
         found = self._given(node, name)
         if not isinstance(found, str) or not found.strip():
             raise _GapError(f"{node.shown} has no text as `{name}`")
@@ -308,19 +308,19 @@ class _GapError(Exception):
     """A node was told what it can't be told; the message says what."""
 
 
-def text_input(node: GraphNode, name: str) -> str:
+def text_input(node: ComfyNode, name: str) -> str:
     """Return a text that a node was given; "" where it is none."""
     value = node.inputs.get(name)
     return value if isinstance(value, str) else ""
 
 
-def _patched(base: Made, lora: ModelName, strength: Decimal, node: GraphNode) -> Patched:
+def _patched(base: Made, lora: ModelName, strength: Decimal, node: ComfyNode) -> Patched:
     """Return a value with a LoRA; LoRAs in a row are one target, and count as one step."""
     depth, row = (base.depth, base.row + 1) if isinstance(base, Patched) else (base.depth + 1, 1)
     return Patched(base.role, base, lora, strength, node, depth, base.is_split, row)
 
 
-def _bounded(value: Value, node: GraphNode) -> Value:
+def _bounded(value: Value, node: ComfyNode) -> Value:
     if isinstance(value, Gap):
         return value
     if value.depth > _DEEPEST or (isinstance(value, Patched) and value.row > _MOST_LORAS):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeGuard
 
 from mergebuild.exchange.comfy.blocks import prefixes_of
-from mergebuild.exchange.comfy.graph import MOST_NODES, Graph, GraphNode, Link, bad_graph
+from mergebuild.exchange.comfy.graph import MOST_NODES, ComfyNode, Graph, Link, bad_graph
 
 __all__ = ["is_workflow", "workflow_graph"]
 
@@ -166,7 +166,7 @@ class _Flattening:
                 title = node.get("title")
                 whole = sheet.id_of(key)
                 shown = title if isinstance(title, str) else ""
-                found[whole] = GraphNode(whole, _kind(node), self._inputs(sheet, node), shown)
+                found[whole] = ComfyNode(whole, _kind(node), self._inputs(sheet, node), shown)
         return found
 
     def _inputs(self, sheet: _Sheet, node: _Table) -> dict[str, object]:
