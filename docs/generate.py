@@ -75,6 +75,7 @@ of the section *Everywhere* may stand before the command or behind it.
 | 8 | `status --exit-code`: not all targets are up to date |
 | 9 | inputs do not fit together |
 | 10 | `mergebuild trust` is needed first |
+| 11 | `import` could not map all of a recipe; the format of `export` can't say all of a target |
 | 70 | a bug in mergebuild, with a traceback |
 | 75 | another process kept the store for longer than `--lock-timeout` |
 | 130 | interrupted |

@@ -19,6 +19,7 @@ __all__ = [
     "MOST_PROBLEMS",
     "UNSHOWN",
     "CorruptionError",
+    "ExportError",
     "InternalError",
     "Interrupted",
     "LockTimeoutError",
@@ -223,6 +224,12 @@ class TrustError(MergeBuildError):
     """The recipe asks for something that the user must allow first, with `mergebuild trust`."""
 
     exit_code = 10
+
+
+class ExportError(MergeBuildError):
+    """A target says more than the format of a recipe can."""
+
+    exit_code = 11
 
 
 class InternalError(MergeBuildError):

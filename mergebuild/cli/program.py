@@ -26,6 +26,7 @@ COMMANDS = {
     "status": "Show the state of each target in a line.",
     "why": "Show what differs from a target's last build.",
     "lineage": "Show what a target is made of, down to sources.",
+    "export": "Show a target as a recipe of another tool.",
     "list": "List sources, targets and layouts.",
     "methods": "Show the merge methods, or one of them.",
     "graph": "Show how targets depend on each other.",

@@ -28,6 +28,7 @@ KINDS: Final[tuple[str, ...]] = (
     "merge_board_history",
     "mergekit",
     "merge_board",
+    "block_weights",
 )
 """Modules of `exchange/readers`, in the order in which they are asked; what a file itself carries comes first."""
 

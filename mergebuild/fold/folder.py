@@ -41,7 +41,7 @@ from mergebuild.fold.selection import TensorSelection
 from mergebuild.fold.units import Units
 from mergebuild.fold.view import View, disagreements
 from mergebuild.fold.views import Views
-from mergebuild.layouts import Layout
+from mergebuild.layouts import Layout, Selector
 from mergebuild.methods.arguments import Argument, Arguments
 from mergebuild.methods.method import Method
 from mergebuild.naming.latents import AUTOENCODER
@@ -132,6 +132,10 @@ class Folding:
         compatible.check_accounts(target, made.accounts)
         self._check_depth(target, made)
         return made
+
+    def selector(self, name: str) -> Selector:
+        """Return what says which of its numbers reaches which tensor of a target without rules and components."""
+        return self._alike_of(self._recipe.target(name), ALL).frame.selector
 
     def is_virtual(self, ref: str) -> bool:
         """Whether an input is a target without an output, or a LoRA's delta."""

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Self, Unpack
+from typing import Self, TypeVar, Unpack
 
 from mergebuild.errors import UsageError
 from mergebuild.events import Emit, silent
@@ -35,6 +35,8 @@ from mergebuild.results.looks import CleanResult, Lineage, StatusResult, Trusted
 from mergebuild.system.filestate import Moment
 
 __all__ = ["Project", "load"]
+
+Answer = TypeVar("Answer")
 
 
 def load(
@@ -99,6 +101,10 @@ class Project:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def ask(self, verb: Callable[[Session], Answer], *, emit: Emit = silent) -> Answer:
+        """Return what a verb of another room, which only reads, answers in a session."""
+        return self._sessions.run(verb, emit)
 
     # Names, from the text alone
 

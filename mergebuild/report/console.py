@@ -54,6 +54,12 @@ class Console:
         self._answer(document, lines)
         self.problems(problems)
 
+    def answer_exactly(self, document: Mapping[str, object], text: str) -> None:
+        """Print a text that is another program's to read, to the last character; the document under `--json`."""
+        self._answer(document, ())
+        if not self.as_json:
+            _write(sys.stdout, text)
+
     def _answer(self, document: Mapping[str, object], lines: Iterable[str]) -> None:
         text = ""
         if not self.as_json:

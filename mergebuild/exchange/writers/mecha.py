@@ -1,0 +1,250 @@
+"""Recipes of sd-mecha, format 1 ("version 0.1.0"): one instruction a line, `&N` is the result of line N.
+
+Each source is a `model` with the configuration of its layout, each step a `merge`. A number is three lines: a `dict`, a
+`literal` of it, and its conversion to all tensors; a table is the same with a number for each block, where the tensors
+of each block have one number. The tool's blocks are not ours: time and label embeddings are in BASE there, and so is
+the VAE of SD 1. The result is float16 there unless the last instruction is a `cast`.
+
+There is no line break at the end: the tool takes an empty last line for a broken instruction.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Final
+
+from mergebuild.exchange.writers.asked import Asked
+from mergebuild.layouts import Layout
+from mergebuild.recipe.model import NumberPerTensor, Target
+
+__all__ = ["write"]
+
+_CONFIGS: Final = {"sd15": "sd1-ldm", "sdxl": "sdxl-sgm"}
+_BLOCKS: Final = {"sd15": "sd1-supermerger_blocks", "sdxl": "sdxl-supermerger_blocks"}
+_CONVERSIONS: Final = {"sd15": "convert_sd1_blocks_to_ldm", "sdxl": "convert_sdxl_blocks_to_sgm"}
+_IN_BASE: Final = re.compile(r"(?:^|\.)(?:time_embed|label_emb)\.")
+_UNSAYABLE: Final = re.compile(r"[=\r\n]|^\s|\s$")
+"""What a path must not have: the tool takes an argument with `=` for a named one, also in quotes."""
+_ZERO_IS_FIRST: Final = frozenset({"weighted_sum", "add_difference"})
+"""Linear methods whose result is the first input where their number is 0."""
+
+
+def write(asked: Asked) -> str:
+    """Return the instructions; what the format can't say is refused."""
+    steps = asked.steps
+    for step in steps:
+        asked.check(step)
+        _check_method(asked, step)
+    if asked.refused:
+        return ""
+    text = _Instructions(asked)
+    for step in steps:
+        text.results[step.name] = _MERGES[step.method].write(text, step)
+    _cast(asked, text, text.results[asked.target.name])
+    return "\n".join(["version 0.1.0", *text.lines])
+
+
+@dataclass
+class _Instructions:
+    """The lines so far. A line that is there already is referred to, and not written again."""
+
+    asked: Asked
+    lines: list[str] = field(default_factory=list)
+    results: dict[str, str] = field(default_factory=dict)
+    """By source or target, the reference to what it is."""
+
+    def add(self, line: str) -> str:
+        """Return the reference to a line's result."""
+        if line not in self.lines:
+            self.lines.append(line)
+        return f"&{self.lines.index(line)}"
+
+    def merge(self, method: str, *arguments: str) -> str:
+        """Return the reference to a merge."""
+        return self.add(" ".join(["merge", f'"{method}"', *arguments]))
+
+    def inputs(self, step: Target) -> list[str]:
+        """Return references to the inputs of a target."""
+        for each in step.inputs:
+            if each.ref not in self.results:
+                self.results[each.ref] = self._model(step, each.ref)
+        return [self.results[each.ref] for each in step.inputs]
+
+    def _model(self, step: Target, ref: str) -> str:
+        source = self.asked.recipe.sources[ref]
+        path = self.asked.file(source)
+        if _UNSAYABLE.search(path):
+            self.asked.refuse(f"`{path}` has a sign that {self.asked.format} reads otherwise", source.where)
+        escaped = path.replace("\\", "\\\\").replace('"', '\\"')
+        config = _CONFIGS.get(_layout(self.asked, step), "")
+        if not config:
+            message = f"`{step.name}` is of no architecture that {self.asked.format} is written for: sd15 and sdxl"
+            self.asked.refuse(message, step.where)
+        return self.add(f'model "{escaped}" model_config="{config}" merge_space="weight"')
+
+    def scalar(self, value: str) -> str:
+        """Return the reference to one value for all tensors."""
+        literal = self.add(
+            f'literal {self.add(f"dict key={value}")} model_config="singleton-mecha" merge_space="param"'
+        )
+        return self.merge("convert_singleton", literal)
+
+    def number(self, step: Target, name: str) -> str:
+        """Return the reference to a number of a target: one for all tensors, or one for each block."""
+        number = step.numbers[name]
+        assert isinstance(number, NumberPerTensor), "numbers for each model are no inputs of methods there"
+        constant = number.constant
+        if constant is not None:
+            return self.scalar(_float(self.asked.decimal(constant, step.where, name)))
+        return self._blocks(step, name, number)
+
+    def _blocks(self, step: Target, name: str, number: NumberPerTensor) -> str:
+        layout = self.asked.layout(step)
+        kind = layout.name if layout else ""
+        if layout is None or kind not in _BLOCKS:
+            self.asked.refuse(
+                f"`{name}` of `{step.name}` is a table, and there are no blocks", step.where, name, key=True
+            )
+            return ""
+        found = _by_block(self.asked, step, name, number, layout)
+        numbers = " ".join(
+            f"{block}={_float(self.asked.decimal(each, step.where, name))}" for block, each in found.items()
+        )
+        literal = self.add(f'literal {self.add(f"dict {numbers}")} model_config="{_BLOCKS[kind]}" merge_space="param"')
+        return self.merge(_CONVERSIONS[kind], literal)
+
+
+def _layout(asked: Asked, step: Target) -> str:
+    layout = asked.layout(step)
+    return layout.name if layout else ""
+
+
+def _by_block(asked: Asked, step: Target, name: str, number: NumberPerTensor, layout: Layout) -> Mapping[str, Fraction]:
+    """Return the number of each of the tool's blocks, 0 for one without tensors; refuse one that has several."""
+    reached = asked.reached(step, number)
+    found: dict[str, Fraction] = {}
+    for tensor in asked.floats(step):
+        if tensor not in reached and not _is_first_at_zero(step, name):
+            asked.refuse(f"`{name}` of `{step.name}` does not reach `{tensor}`", step.where, name, key=True)
+            return {}
+        block, here = _block(tensor, layout), reached.get(tensor, Fraction(0))
+        if found.setdefault(block, here) != here:
+            message = (
+                f"the tensors of what {asked.format} calls {block} have several numbers, such as that of `{tensor}`"
+            )
+            asked.refuse(message, step.where, name, key=True)
+            return {}
+    return {block: found.get(block, Fraction(0)) for block in _blocks_of(layout)}
+
+
+def _block(tensor: str, layout: Layout) -> str:
+    """Return the tool's block of a tensor."""
+    block = layout.block(tensor) or "BASE"
+    is_in_base = _IN_BASE.search(tensor) or (block == "VAE" and layout.name == "sd15")
+    return "BASE" if is_in_base else block
+
+
+def _blocks_of(layout: Layout) -> Sequence[str]:
+    """Return the tool's blocks: those of our list with BASE, and the VAE of SDXL."""
+    return max((blocks for blocks in layout.mbw if blocks[0] == "BASE"), key=len)
+
+
+def _is_first_at_zero(step: Target, name: str) -> bool:
+    """Whether a tensor at which the number is 0 is the first input's, as one that it does not reach."""
+    parameter = step.row.parameter(name) if step.row else None
+    return step.method in _ZERO_IS_FIRST or (parameter is not None and parameter.nothing_at_zero)
+
+
+def _float(decimal: str) -> str:
+    """Return a number as the tool writes one: with a point."""
+    return decimal if "." in decimal else f"{decimal}.0"
+
+
+def _cast(asked: Asked, text: _Instructions, result: str) -> None:
+    """Say the dtype of the result, unless it is float16."""
+    dtype = asked.dtype() if asked.target.output else "float32"
+    if dtype is None:
+        message = f"the tensors of `{asked.target.name}` have several dtypes, and {asked.format} writes one"
+        asked.refuse(message, asked.target.where, "dtype", help='give it one, such as `dtype = "float16"`')
+    elif dtype != "float16":
+        text.merge("cast", result, text.scalar("null"), text.scalar(f'"{dtype}"'))
+
+
+@dataclass(frozen=True)
+class _MechaMerge:
+    """How a method of ours is said: the writer of its lines, and the words and flags that it must have."""
+
+    write: Callable[[_Instructions, Target], str]
+    given: Mapping[str, str | bool] = field(default_factory=dict)
+
+
+def _plain(name: str, *numbers: str) -> Callable[[_Instructions, Target], str]:
+    """Return the writer of a method whose inputs come first, and then its numbers."""
+
+    def written(text: _Instructions, step: Target) -> str:
+        return text.merge(name, *text.inputs(step), *(text.number(step, each) for each in numbers))
+
+    return written
+
+
+def _add_difference(text: _Instructions, step: Target) -> str:
+    a, b, c = text.inputs(step)
+    delta = text.merge("subtract", b, c)
+    return text.merge("add_difference", a, delta, text.number(step, "alpha"))
+
+
+def _masked(mask: str) -> Callable[[_Instructions, Target], str]:
+    """Return the writer of an added difference whose amount is a mask of the three inputs."""
+
+    def written(text: _Instructions, step: Target) -> str:
+        a, b, c = text.inputs(step)
+        delta = text.merge("subtract", b, c)
+        return text.merge("add_difference", a, delta, text.merge(mask, a, b, c, text.number(step, "alpha")))
+
+    return written
+
+
+def _average(text: _Instructions, step: Target) -> str:
+    weights = step.numbers["weight"]
+    numbers = {each.constant for each in weights} if isinstance(weights, tuple) else {None}
+    if len(numbers) != 1 or None in numbers or 0 in numbers:
+        message = f"the weights of `{step.name}` differ, and {text.asked.format} averages models with equal ones"
+        text.asked.refuse(message, step.where, "weight", key=True)
+    return text.merge("n_average", *text.inputs(step))
+
+
+_MERGES: Final[Mapping[str, _MechaMerge]] = {
+    "weighted_sum": _MechaMerge(_plain("weighted_sum", "alpha")),
+    "add_difference": _MechaMerge(_add_difference),
+    "linear": _MechaMerge(_average, {"normalize": True}),
+    "slerp": _MechaMerge(_plain("slerp", "t"), {"magnitude": "lerp"}),
+    "geometric": _MechaMerge(_plain("geometric_sum", "alpha")),
+    "multiply_quotient": _MechaMerge(_plain("multiply_quotient", "alpha")),
+    "train_difference": _MechaMerge(_masked("train_difference_mask")),
+    "add_opposite": _MechaMerge(_masked("add_opposite_mask")),
+    "add_strict_opposite": _MechaMerge(_masked("add_strict_opposite_mask")),
+}
+"""By our name."""
+
+
+def _given(step: Target) -> Mapping[str, object]:
+    return {**step.flags, **step.words}
+
+
+def _check_method(asked: Asked, step: Target) -> None:
+    """Refuse a method that the tool lacks, or one with other words or flags than the tool's method means."""
+    if step.method not in _MERGES:
+        message = f"target `{step.name}` is made by `{step.method}`, for which {asked.format} has no word that is known"
+        asked.refuse(message, step.where, "formula" if step.formula else "method")
+        return
+    for name, value in _MERGES[step.method].given.items():
+        if _given(step)[name] != value:
+            told = f"is {_shown(_given(step)[name])}, and {asked.format} has {_shown(value)}"
+            asked.refuse(f"`{name}` of target `{step.name}` {told}", step.where, name)
+
+
+def _shown(value: object) -> str:
+    return str(value).lower()
