@@ -56,11 +56,11 @@ def import_recipes(
     draft = Draft()
     for file in files:
         draft = _with(draft, file, is_alone=len(files) == 1)
-    if not draft.targets and not draft.sources:
+    if not draft.targets and not draft.sources and not draft.notices:
         raise together([RecipeError.one("bad-recipe", f"{one.where}: {one.message}") for one in draft.unmapped[:20]])
     ModelFolders(root, [file.path.parent for file in files], models, hash_all=hash_all).look_up(draft)
     settle(draft, root)
-    _move_outputs_from_sources(draft)
+    _move_outputs_from_sources(draft, [os.path.relpath(file.path, root) for file in files])
     text = text_of(draft)
     _check(text, root, files)
     return Imported(text, tuple(draft.unmapped), tuple(draft.notices))
@@ -108,9 +108,9 @@ def _copied(draft: Draft) -> Draft:
     return grown
 
 
-def _move_outputs_from_sources(draft: Draft) -> None:
-    """Put outputs that are a source, or lie in one, into the folder `out`."""
-    taken = [_normal(source.path) for source in draft.sources.values()]
+def _move_outputs_from_sources(draft: Draft, recipes: Sequence[str]) -> None:
+    """Put outputs that are a source, lie in one, or are a recipe's own file, into the folder `out`."""
+    taken = [_normal(path) for path in (*(source.path for source in draft.sources.values()), *recipes)]
     for target in draft.targets.values():
         output = target.keys.get("output")
         if isinstance(output, str) and _is_at_or_near(_normal(output), taken):

@@ -24,8 +24,13 @@ __all__ = ["KINDS", "RecipeReader", "files_at", "opened", "reader_of"]
 KINDS: Final[tuple[str, ...]] = (
     "model_metadata",
     "comfyui",
+    "model_mixer_picture",
     "supermerger_history",
+    "block_weighted_history",
+    "block_weight_presets",
     "merge_board_history",
+    "auto_mbw",
+    "shell_commands",
     "mergekit",
     "merge_board",
     "block_weights",

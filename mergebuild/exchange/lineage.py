@@ -26,6 +26,7 @@ __all__ = ["MergeLineage", "has_recipe", "lineage_of"]
 _MAKERS: Final = {
     "webui": "webui",
     "sd-webui-supermerger": "supermerger_metadata",
+    "sd-webui-model-mixer": "model_mixer",
 }
 """By the `type` of a recipe, the module of its tool."""
 _RECIPE_KEYS: Final = ("sd_merge_recipe", "merge_recipe")

@@ -35,6 +35,7 @@ class Merge:
     keys: Mapping[str, Value]
     """`method`, and its numbers."""
     roles: tuple[str, ...] = ("a", "b", "c")
+    """One for each input; or one for all, which are a list."""
     notes: dict[str, str] = field(default_factory=dict)
     suffix: str = ".safetensors"
     dtype: str | None = None
@@ -78,8 +79,11 @@ class Chain:
 
     def _target(self, merge: Merge, names: Mapping[int, str], why_virtual: str | None) -> str:
         keys: dict[str, Value] = {"method": merge.keys["method"]}
-        for role, each in zip(merge.roles, merge.inputs, strict=False):
-            keys[role] = names[each] if isinstance(each, int) else each
+        inputs = [names[each] if isinstance(each, int) else each for each in merge.inputs]
+        if len(merge.roles) == 1:
+            keys[merge.roles[0]] = [*inputs]
+        else:
+            keys |= dict(zip(merge.roles, inputs, strict=False))
         keys |= {key: value for key, value in merge.keys.items() if key != "method"}
         comments = [*merge.comments]
         if why_virtual:

@@ -1,0 +1,46 @@
+"""Command lines of merging scripts, as guides and batch files have them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from mergebuild.errors import Place, RecipeError
+from mergebuild.exchange.commands import kohya
+from mergebuild.exchange.commands.command_line import CommandLine, commands_in
+from mergebuild.exchange.draft import Draft
+from mergebuild.exchange.merges.chain import MOST_MERGES
+from mergebuild.exchange.merges.node import UnsayableError
+from mergebuild.exchange.recipe_file import RecipeFile
+
+__all__ = ["read", "recognizes"]
+
+_SCRIPTS: Final[Mapping[str, Callable[[CommandLine, Draft], None]]] = {**kohya.SCRIPTS}
+_SIGN: Final = re.compile(rf"(?:^|[\s\\/\"'])(?:{'|'.join(map(re.escape, _SCRIPTS))})[\"']?\s")
+_MOST_SIGNS: Final = 1_000_000
+
+
+def recognizes(file: RecipeFile) -> bool:
+    """Whether a text runs one of the scripts."""
+    return _SIGN.search(file.text[:_MOST_SIGNS]) is not None
+
+
+def read(file: RecipeFile, draft: Draft) -> None:
+    """Add what each command makes.
+
+    Raises:
+        RecipeError: there are more commands than people write, or none is a merge.
+    """
+    count = 0
+    for line in commands_in(file.text[:_MOST_SIGNS], str(file.path), _SCRIPTS):
+        count += 1
+        if count > MOST_MERGES:
+            raise RecipeError.one("bad-recipe", "too many commands", where=Place(line.where), help="cut the file")
+        try:
+            _SCRIPTS[line.script](line, draft)
+        except UnsayableError as error:
+            draft.leave_out(line.where, str(error))
+    if not count:
+        place = Place(str(file.path))
+        raise RecipeError.one("bad-recipe", "no command of a merging script", where=place, help="see its first lines")
