@@ -47,6 +47,8 @@ class LeafReader:
         self._transfers = transfers
         self._mappings = mappings
         self._room = room
+        self._inner: Room | None = None
+        """Buffers for combinations of which a chunk's maker needs some elements; the room is in use then."""
         self._scales_of: dict[bytes, Factors] = {}
         """The scales of recently read leaves, by digest."""
 
@@ -118,12 +120,21 @@ class LeafReader:
             return self.load(terms[0][0], first, past - first, found)
         return self._summed(terms, first, found)
 
-    def _summed(self, terms: Combination, first: int, found: torch.Tensor) -> torch.Tensor:
+    def run(self, terms: Combination, first: int, count: int) -> torch.Tensor:
+        """Return elements of a linear combination of whole leaves (float32, flat), while a chunk is made."""
+        if len(terms) > 1 or (terms and terms[0][1] != 1):
+            self._inner = self._inner or Room(self._room.chunk, self._transfers)
+            found = torch.empty(count, device=self._transfers.place)
+            return self._summed(terms, first, found, self._inner) if count else found
+        return self.combined(terms, (first, first + count))
+
+    def _summed(self, terms: Combination, first: int, found: torch.Tensor, room: Room | None = None) -> torch.Tensor:
         """Fill a tensor with a linear combination of leaves, from their elements at `first` on; return it."""
         parts = [(leaf.digest, share) for leaf, share in terms]
         (maker,), slots = makers_of(Cluster([leaf for leaf, _ in terms], [Step(b"", "float32", len(found), parts)]))
-        room, chunk = self._room, self._room.chunk
+        room = room or self._room
         room.grow(slots)
+        chunk = room.chunk
         for start in range(0, len(found), chunk):
             count = min(chunk, len(found) - start)
             chunks = [self.load(leaf, first + start, count, room.slots[slot]) for slot, (leaf, _) in enumerate(terms)]

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
+from mergebuild.configuration.token_rows import MEAN, ZEROS, RowRun, RowsOfTokens
 from mergebuild.digest import new_checksum
 from mergebuild.engine.findings import statistic_key
 from mergebuild.engine.schedule import Cluster
@@ -27,6 +28,7 @@ from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, all_finite
 from mergebuild.methods.kernels.linear import combine
 from mergebuild.methods.kernels.lora import LoraDeltas
 from mergebuild.methods.kernels.lora_making import LoraModule
+from mergebuild.methods.kernels.reduction import ColumnSums
 from mergebuild.methods.method import Method, UndefinedError
 from mergebuild.methods.shares import shares_of
 
@@ -36,6 +38,7 @@ __all__ = [
     "MAKERS",
     "Adding",
     "Factoring",
+    "Gathering",
     "LinearMaker",
     "Maker",
     "Narrowing",
@@ -53,6 +56,9 @@ DTYPES: Mapping[str, torch.dtype] = {
     "float8_e4m3fn": torch.float8_e4m3fn,
     "float8_e5m2": torch.float8_e5m2,
 }
+
+_ROWS_AT_ONCE = 1024
+"""Rows that are added at a time for the mean of all of them."""
 
 Found = TypeVar("Found")
 
@@ -75,6 +81,9 @@ class Bench(Protocol):
 
     def part(self, part: Combination, span: tuple[int, int] | None = None) -> Tensor:
         """Return an operand that is taken whole, or a range of it, flat; a single tensor as it is stored."""
+
+    def run(self, part: Combination, first: int, count: int) -> Tensor:
+        """Return elements of such an operand as float32, flat; it may be called between chunks."""
 
     def release(self, parts: Iterable[Combination]) -> None:
         """Release operands that were taken whole."""
@@ -298,6 +307,75 @@ class Factoring(OperationMaker):
         return out.fill_(math.nan) if self._value is None else out.copy_(self._value[start : start + len(out)])
 
 
+class Gathering(OperationMaker):
+    """Makes an embedding of rows of other embeddings. Only a chunk of its rows is in memory, wherever they are."""
+
+    def __init__(self, step: Step, inputs: Sequence[int], kept: int | None, operation: KernelCall) -> None:
+        super().__init__(step, inputs, kept, operation)
+        rows = operation.arguments["rows"]
+        assert isinstance(rows, RowsOfTokens)
+        self.parts = operation.parts
+        self.unit = max(1, prod(operation.shape[1:]))
+        self._rows = rows
+        self._mean: Tensor | None = None
+        self._read: Callable[[Combination, int, int], Tensor] | None = None
+
+    @classmethod
+    def memory_for(cls, operation: KernelCall) -> int:  # noqa: ARG003 -- as all
+        """Return 0: it needs its chunks only."""
+        return 0
+
+    def prepare(self, bench: Bench) -> None:
+        """Get the mean of all rows, if it is needed for padding."""
+        self._read = bench.run
+        if self._rows.padding:
+            sums = ColumnSums(self.unit)
+            for first in range(0, self._rows.count, _ROWS_AT_ONCE):
+                past = min(first + _ROWS_AT_ONCE, self._rows.count)
+                sums.add(self._filled(torch.empty((past - first) * self.unit, device=bench.place), first, past))
+            self._mean = (sums.value() / max(1, self._rows.count)).to(torch.float32).to(bench.place)
+
+    def make(self, chunks: Sequence[Tensor], start: int, out: Tensor, spare: Tensor) -> Tensor:  # noqa: ARG002
+        """Return some of its rows, in `out`."""
+        first, past, count = start // self.unit, (start + len(out)) // self.unit, self._rows.count
+        self._filled(out, first, min(past, count))
+        if past > count:
+            assert self._mean is not None  # there is padding
+            out[max(0, count - first) * self.unit :].view(-1, self.unit).copy_(self._mean)
+        return out
+
+    def _filled(self, out: Tensor, first: int, past: int) -> Tensor:
+        """Write rows, from `first` to before `past`, into `out`; return it."""
+        at = 0
+        for run in self._rows.within(first, past):
+            self._fill(run, out[at : at + run.rows * self.unit])
+            at += run.rows * self.unit
+        return out
+
+    def _fill(self, run: RowRun, out: Tensor) -> None:
+        """Write a run of rows."""
+        if run.part == ZEROS:
+            out.zero_()
+        elif run.part == MEAN:
+            rows = [self._of(part, row, 1) for part, row in self._rows.means[run.first]]
+            out.copy_(_mean_of(rows))
+        else:
+            out.copy_(self._of(run.part, run.first, run.rows))
+
+    def _of(self, part: int, first: int, count: int) -> Tensor:
+        """Return rows of a part, float32, flat."""
+        assert self._read is not None  # it was prepared
+        return self._read(self.parts[part], first * self.unit, count * self.unit)
+
+
+def _mean_of(rows: Sequence[Tensor]) -> Tensor:
+    """Return the mean of some rows in float64: the sum of a few float32 is rounded far below float32's precision."""
+    total = rows[0].to(torch.float64, copy=True)
+    for row in rows[1:]:
+        total += row
+    return total / len(rows)
+
+
 def memory_for(operation: KernelCall) -> int:
     """Return how many bytes an operation needs besides chunks: 0 unless its kernel needs the tensor whole."""
     return _maker_of(operation).memory_for(operation)
@@ -308,7 +386,7 @@ def _maker_of(operation: KernelCall) -> type[OperationMaker]:
     return MAKERS[operation.method.makes.maker]
 
 
-MAKERS: Mapping[str, type[OperationMaker]] = {each.__name__: each for each in (Operating, Adding, Factoring)}
+MAKERS: Mapping[str, type[OperationMaker]] = {each.__name__: each for each in (Operating, Adding, Factoring, Gathering)}
 """By the names that `Making.maker` has for them."""
 
 

@@ -48,6 +48,10 @@ class _ClusterBench:
         """Return an operand that is taken whole, or a range of it, flat; a single tensor as it is stored."""
         return self.work.reader.part(part, span)
 
+    def run(self, part: Combination, first: int, count: int) -> torch.Tensor:
+        """Return elements of such an operand as float32, flat; it may be called between chunks."""
+        return self.work.reader.run(part, first, count)
+
     def release(self, parts: Iterable[Combination]) -> None:
         """Release operands that were taken whole."""
         self.work.reader.release(leaf for part in parts for leaf, _ in part)

@@ -38,9 +38,11 @@ from mergebuild.fold.numbers import (
     words_of,
 )
 from mergebuild.fold.selection import TensorSelection
+from mergebuild.fold.token_rows import OrderedRows, embedding_rows
 from mergebuild.fold.units import Units
 from mergebuild.fold.view import View, disagreements
 from mergebuild.fold.views import Views
+from mergebuild.fold.vocabularies import Vocabularies
 from mergebuild.layouts import Layout, Selector
 from mergebuild.methods.arguments import Argument, Arguments
 from mergebuild.methods.method import Method
@@ -108,6 +110,8 @@ class Folding:
         self._made_loras = MadeLoras(recipe, sources, self._intern, self._views, self._added, self._selection)
         self._kept_loras = KeptLoras(recipe, self._intern, self._views, self._added, self._selection)
         self._units = Units(sources, self._intern)
+        self.vocabularies = Vocabularies(recipe, sources, self._rows_of)
+        self._rows = OrderedRows(self._intern, self._views, self._blueprints, self.vocabularies)
         self._depths: dict[str, int] = {}
         """By virtual target with operations, or that is rounded: how many are on top of each other in it."""
         self._kindred: dict[tuple[object, ...], _Kindred] = {}
@@ -138,20 +142,27 @@ class Folding:
         return self._alike_of(self._recipe.target(name), ALL).frame.selector
 
     def is_virtual(self, ref: str) -> bool:
-        """Whether an input is a target without an output, or a LoRA's delta."""
-        return self.is_delta(ref) or (ref not in self._sources and self._recipe.target(ref).is_virtual)
+        """Whether an input is a target without an output, named in the recipe or not."""
+        return self.is_unnamed(ref) or (ref not in self._sources and self._recipe.target(ref).is_virtual)
+
+    def is_unnamed(self, owner: str) -> bool:
+        """Whether an owner of slots is the result of a virtual target that no recipe names.
+
+        It is a LoRA's delta, or an input's rows of tokens.
+        """
+        return owner in self._added or owner in self._rows
 
     def is_delta(self, owner: str) -> bool:
-        """Whether an owner of slots is a LoRA's delta, the result of a virtual target that no recipe names."""
+        """Whether an owner of slots is a LoRA's delta."""
         return owner in self._added
 
     def is_leaf(self, owner: str) -> bool:
-        """Return whether an owner of slots is a source, a part of a source, or a LoRA's delta."""
-        return owner in self._sources or self.is_delta(owner)
+        """Return whether an owner of slots is a source, a part of a source, or not named in the recipe."""
+        return owner in self._sources or self.is_unnamed(owner)
 
     def known_as(self, owner: str) -> str:
-        """Return the name of an owner in the recipe; a LoRA's delta has the LoRA's name."""
-        if self.is_delta(owner):
+        """Return the name of an owner in the recipe; a LoRA's delta has the LoRA's name, and rows their input's."""
+        if self.is_unnamed(owner):
             return owner.rpartition("@")[0]
         return source_of_part(owner) if owner in self._sources else owner
 
@@ -161,8 +172,6 @@ class Folding:
 
     def _made(self, target: Target) -> Blueprint:
         """Return the blueprint of a target, including the parts that its rules and components make."""
-        if target.tokenizer is not None or target.chat_template is not None:
-            raise _later(target)
         kept = self._kept_loras.blueprint(target)
         if kept is not None:
             return kept
@@ -249,7 +258,12 @@ class Folding:
             if found and target.on_channels == "common":
                 view = self._channels.fitted(view, found[0], adds_up=not target.making.maker)
             found.append(view)
-        return self._frames.untied(target, tuple(found))
+        return self._rows.ordered(target, self._frames.untied(target, tuple(found)))
+
+    def _rows_of(self, ref: str) -> int | None:
+        """Return the rows of the embedding of a source or target; None if it has none."""
+        specs = self._sources.file(ref).tensors if ref in self._sources else self.blueprint(ref).specs
+        return embedding_rows({name: each.shape for name, each in specs.items()})
 
     def _with_own_heads(self, target: Target, base: View) -> View:
         """Return a model in which ties that LoRAs change separately are tensors of their own, such as a tied head."""
@@ -268,7 +282,12 @@ class Folding:
             self._frames.in_dtype(frame.specs, target.dtype),
             accounts=tuple(account.of(views[0].input.ref, views[at].input.ref) for at, account in frame.accounts),
             ema_dropped={view.input.ref: view.ema_dropped for view in views if view.ema_dropped},
-            warnings=(*self._views.repaired(target), *self._added.lost(views), *disagreements(views)),
+            warnings=(
+                *self._views.repaired(target),
+                *self._added.lost(views),
+                *disagreements(views),
+                *self._rows.notices(target),
+            ),
             defaults=[default or _ZERO for default in defaults_of(target)],
             inputs=tuple(_inputs_of(recipe, views) for recipe in frame.recipes),
             autoencoder=tuple(sorted(autoencoder)),
@@ -352,12 +371,6 @@ def _inputs_of(recipe: KindPlan, views: Sequence[View]) -> tuple[Form, ...]:
         return ()
     places = zip(recipe.read or range(len(views)), recipe.inputs, strict=True)
     return tuple(views[at].palette[kind] for at, kind in places)
-
-
-def _later(target: Target) -> RecipeError:
-    key = "tokenizer" if target.tokenizer else "chat_template"
-    message = f"`{key}` of target `{target.name}` is read, and not yet built"
-    return RecipeError.one("not-in-this-version", message, where=target.where.place(key), help="take it out")
 
 
 def _too_deep(target: Target) -> RecipeError:

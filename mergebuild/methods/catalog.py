@@ -24,6 +24,7 @@ from mergebuild.methods.tables import (
     task_vectors,
     ties_sums,
 )
+from mergebuild.methods.tables.rows_of_tokens import ROWS_OF_TOKENS
 
 __all__ = ["METHODS", "Method", "Parameter", "ProgramError", "UndefinedError"]
 
@@ -45,8 +46,8 @@ _TABLES = (
 METHODS: Mapping[str, Method] = {row.name: row for table in _TABLES for row in table.ROWS}
 
 
-_ROWS = {**METHODS, lora.DELTA.name: lora.DELTA, lora.FACTOR.name: lora.FACTOR}
-"""`METHODS`, and the rows that LoRAs use internally and that no recipe can name."""
+_ROWS = {**METHODS, **{row.name: row for row in (lora.DELTA, lora.FACTOR, ROWS_OF_TOKENS)}}
+"""`METHODS`, and the rows that LoRAs and tokenizers use internally and that no recipe can name."""
 
 
 def _row(name: str) -> Method:

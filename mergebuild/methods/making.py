@@ -31,6 +31,7 @@ __all__ = [
     "Coefficients",
     "Elementwise",
     "ExtractedLora",
+    "GatheredRows",
     "Linear",
     "LinearByName",
     "LinearOfLoras",
@@ -399,6 +400,18 @@ class OwnProgram(Making):
     def statistic_lines(self, name: str) -> Sequence[Line]:
         """Return the method's name and the program's text: one program may define several methods."""
         return (Line("method", name), Line("program", self.defined_by.text))
+
+
+# Rows of tokens
+
+
+class GatheredRows(Making):
+    """A tensor of rows of other tensors, which have other numbers of rows."""
+
+    __slots__ = ()
+
+    reads: ClassVar[str] = "row by row, where each is"
+    maker: ClassVar[str] = "Gathering"
 
 
 # LoRAs

@@ -117,7 +117,7 @@ class Architectures:
         by_ref: dict[str, set[str]] = {}
         refs_with_rows: set[str] = set()
         for owner, some in parts.items():
-            if not self._folding.is_delta(owner):
+            if not self._folding.is_unnamed(owner):
                 ref = source_of_part(owner) if owner in self._sources else owner
                 by_ref.setdefault(ref, set()).update(some)
                 refs_with_rows |= {ref} if owner in with_rows else set()

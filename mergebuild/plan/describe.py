@@ -29,6 +29,7 @@ from mergebuild.plan.description import Description, FileContent, Goal, Ground
 from mergebuild.plan.donors import donor
 from mergebuild.plan.origins import Origins
 from mergebuild.plan.tensors import Tensors
+from mergebuild.plan.token_files import lines_of_tokens, token_files
 from mergebuild.recipe import Recipe
 from mergebuild.sources.source_file import source_of_part
 from mergebuild.sources.sources import SMALL, Sources
@@ -208,7 +209,7 @@ class Describer:
     def _leaves_of(self, owners: frozenset[str]) -> frozenset[str]:
         below = (
             self._leaves_of(self._folding.blueprint(owner).owners)
-            if self._folding.is_delta(owner)
+            if self._folding.is_unnamed(owner)
             else self._leaves.get(owner, {owner})
             for owner in owners
         )
@@ -221,7 +222,7 @@ class Describer:
         """Whether some tensors are not linear in those of sources, or are made of parts of other tensors."""
         is_between = blueprint.target.is_virtual and not blueprint.target.folds
         return (
-            is_between or blueprint.forms.operates or any(self._folding.is_delta(owner) for owner in blueprint.owners)
+            is_between or blueprint.forms.operates or any(self._folding.is_unnamed(owner) for owner in blueprint.owners)
         )
 
     def _files_below(self, blueprint: Blueprint) -> set[str]:
@@ -343,6 +344,7 @@ class Describer:
     ) -> dict[str, str]:
         """Return the manifest of a target, without the small files of its folder."""
         lines = manifest.manifest(self._folding, goal.target, contents, dtype=goal.dtype or blueprint.target.dtype)
+        lines |= lines_of_tokens(self._recipe, self._folding, goal.target)
         looks_at_made = any(each.looks_at_made for each in made)
         return {**lines, manifest.STATISTICS: STATISTICS_OF_MADE} if looks_at_made else lines
 
@@ -354,10 +356,14 @@ class Describer:
         most = target.max_shard_size
         written = output_files.written(whole.blueprint, specs)
         changes, told = self._agreement(whole, name, specs)
-        packed = output_files.files_of(specs, changes, facts, beside, home, most, written, adapter)
+        tokens = token_files(self._recipe, self._sources, self._folding.vocabularies, target, name)
+        made_from = output_files.BesideWeights(beside, home, changes, tokens)
+        packed = output_files.files_of(specs, facts, made_from, most, written, adapter)
         left_out = beside.left_out if beside and not whole.blueprint.is_lora else ()
         origins = [file.origin for file in packed.files if file.origin]
-        small = {f"input {name}: {each.path}": tagged(each.checksum) for each in origins}
+        small = {f"input {each.source or name}: {each.path}": tagged(each.checksum) for each in origins}
+        read = tokens.read if tokens else ()
+        small |= {f"input {each.source}: {each.path}": tagged(each.checksum) for each in read}
         return replace(
             whole,
             manifest=lambda: {**whole.lines, **small},

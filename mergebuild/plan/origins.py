@@ -82,6 +82,8 @@ class Origins:
         name = self._folding.known_as(owner)
         if self._folding.is_delta(owner):
             return f"what {name} adds: {tensor}"
+        if self._folding.is_unnamed(owner):
+            return f"rows of {name}: {tensor}"
         return f"{'source' if name in self._sources else 'target'} {name}: {tensor}"
 
     def intermediate_among(self, digests: set[bytes]) -> bool:

@@ -12,20 +12,23 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from mergebuild.configuration.tokenizer_files import TOKENIZER_CONFIG, is_of_tokenizer
 from mergebuild.digest import checksum
 from mergebuild.errors import MismatchError
 from mergebuild.fold.compatible import Spec
 from mergebuild.fold.forms import Blueprint
 from mergebuild.formats.layout import PLAIN, Arrangement, Packing, StoredName, Text, Written, runs_of
 from mergebuild.naming.spelling import AS_IS, FileSpelling
+from mergebuild.plan.token_files import TokenFiles
 
 if TYPE_CHECKING:
     from mergebuild.configuration.text import Path as Keys
     from mergebuild.formats.folders import Folder
 
-__all__ = ["PlannedFile", "PlannedFiles", "SmallFile", "files_of", "written"]
+__all__ = ["BesideWeights", "PlannedFile", "PlannedFiles", "SmallFile", "files_of", "written"]
 
 _MOST: Final = 5_000_000_000
 """Bytes of tensors in a shard, if the target does not say."""
@@ -58,6 +61,8 @@ class SmallFile(NamedTuple):
 
     path: str
     checksum: bytes
+    source: str = ""
+    """The source whose folder it is, if not the donor of the configuration."""
 
 
 class PlannedFiles(NamedTuple):
@@ -92,12 +97,23 @@ def _as_spelled(spelling: FileSpelling, specs: Mapping[str, Spec]) -> Written:
     return Written(split, fused, turned, views=views)
 
 
+class BesideWeights(NamedTuple):
+    """What the small files of a folder are made from."""
+
+    donor: Folder | None = None
+    """The donor's folder as it was read, if there is a donor."""
+    home: Path | None = None
+    """The path of that folder."""
+    changes: Mapping[Keys, object] = MappingProxyType({})
+    """New values of members of the donor's configuration, by the path of keys to each."""
+    tokens: TokenFiles | None = None
+    """The files of the tokenizer, if they are not the donor's as they are."""
+
+
 def files_of(
     specs: Mapping[str, Spec],
-    changes: Mapping[Keys, object],
     facts: Mapping[str, str],
-    donor: Folder | None,
-    home: Path | None,
+    beside: BesideWeights,
     most: int | None,
     written: Written = PLAIN,
     adapter: Mapping[str, object] | None = None,
@@ -106,10 +122,8 @@ def files_of(
 
     Args:
         specs: The tensors, in the dtypes in which they are written.
-        changes: New values of members of the donor's configuration, by the path of keys to each.
         facts: The metadata of the whole.
-        donor: The donor's folder as it was read, if there is a donor.
-        home: The path of that folder.
+        beside: What its small files are made from.
         most: The most bytes of tensors in a shard, unless one tensor is larger; None: the default.
         written: How a folder of transformers writes the tensors.
         adapter: For an adapter whose factors we did not make, the configuration that gives their meaning.
@@ -119,6 +133,7 @@ def files_of(
     """
     from mergebuild.lora import is_adapter
 
+    donor, home = beside.donor, beside.home
     if adapter is not None or is_adapter(specs):
         return PlannedFiles(list(_adapter(specs, facts, donor, home, adapter)), ())
     pipeline = _Pipeline(specs, donor) if donor is not None and donor.kind == "diffusers" else None
@@ -127,8 +142,10 @@ def files_of(
     else:
         files = list(_shards(specs, "", "model", most or _MOST, written))
     files += _recipe(facts)
+    if beside.tokens is not None:
+        files += _of_tokens(beside.tokens)
     if donor is not None and home is not None:
-        files += _beside(specs, donor, home, pipeline, changes)
+        files += _beside(specs, donor, home, pipeline, beside)
     return PlannedFiles(files, pipeline.notices() if pipeline else ())
 
 
@@ -137,21 +154,30 @@ def _beside(
     donor: Folder,
     home: Path,
     pipeline: _Pipeline | None,
-    changes: Mapping[Keys, object],
+    beside: BesideWeights,
 ) -> Iterator[PlannedFile]:
-    """Yield the small files of the donor."""
+    """Yield the small files of the donor, but those of a tokenizer if others take their place."""
     from mergebuild.configuration.text import patched_config
 
     last = _CONFIGS[donor.kind]
-    for name in sorted(donor.sidecars, key=lambda name: (name == last, name)):
+    kept = (name for name in donor.sidecars if beside.tokens is None or not is_of_tokenizer(name))
+    for name in sorted(kept, key=lambda name: (name == last, name)):
         content = (home / name).read_bytes()
         origin = SmallFile(name, checksum(content))
         if name.endswith(_CONFIG) and name.count("/") <= 1 and _is_of_weights(name, donor):
             held = pipeline.specs(name.rpartition("/")[0]) if pipeline else specs
-            content = patched_config(content, dtype=_common_dtype(held), changes=None if pipeline else changes)
+            content = patched_config(content, dtype=_common_dtype(held), changes=None if pipeline else beside.changes)
         elif name == last and pipeline:
             content = pipeline.index(content)
         yield _text(name, content)._replace(origin=origin)
+
+
+def _of_tokens(tokens: TokenFiles) -> Iterator[PlannedFile]:
+    """Yield the files of a tokenizer."""
+    first = min(tokens.own.items(), default=(TOKENIZER_CONFIG, b""))
+    for name, content in sorted(tokens.files.items()):
+        path, known = (name, tokens.own[name]) if name in tokens.own else first
+        yield _text(name, content)._replace(origin=SmallFile(path, known, tokens.owner))
 
 
 def _adapter(

@@ -13,7 +13,7 @@ from mergebuild.fold.compatible import Spec
 from mergebuild.formats.folders import Folder
 from mergebuild.formats.model import Model
 from mergebuild.naming import to_diffusers
-from mergebuild.plan.output_files import PlannedFile, PlannedFiles, files_of
+from mergebuild.plan.output_files import BesideWeights, PlannedFile, PlannedFiles, files_of
 
 LAYOUTS = Path(__file__).parents[3] / "examples/sd15/layouts"
 FACTS = {"format": "pt", "mergebuild": "{}"}
@@ -50,7 +50,7 @@ def donor(home: Path, kind: str = "diffusers", **components: str) -> Folder:
 
 
 def packed(specs: Mapping[str, Spec], given: Folder | None, home: Path | None, most: int | None = None) -> PlannedFiles:
-    return files_of(specs, dict.fromkeys(specs, b""), FACTS, given, home, most)
+    return files_of(specs, FACTS, BesideWeights(given, home), most)
 
 
 def stored(file: PlannedFile) -> dict[str, tuple[int, ...]]:
@@ -142,7 +142,7 @@ def test_each_components_configuration_has_its_own_dtype(tmp_path: Path) -> None
 def test_without_a_donor_there_are_weights_and_what_metadata_say() -> None:
     specs = specs_of({"model.layers.0.a": (4, 4), "model.layers.1.a": (4, 4), "model.norm": (4,)})
     assert [file.path for file in packed(specs, None, None).files] == ["model.safetensors", "mergebuild.json"]
-    files = files_of(specs, {}, {"format": "pt"}, None, None, 40)
+    files = files_of(specs, {"format": "pt"}, BesideWeights(), 40)
     assert [file.path for file in files.files] == [
         "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json",
     ]  # fmt: skip
