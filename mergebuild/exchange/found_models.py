@@ -6,7 +6,7 @@ target's first model can be read, such keys are left out, with a comment. Where 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -22,9 +22,13 @@ from mergebuild.sources.opening import read_model
 
 __all__ = ["settle"]
 
-_ROLES: Final = ("base", "a", "models")
+_ROLES: Final = ("base", "a", "models", "slices")
 _WITHOUT_MODELS: Final = ("merge_loras", "resize_lora", "extract_lora")
 """Methods whose numbers reach modules of LoRAs."""
+_NO_NUMBERS: Final = ("components", "tokenizer", "foreach", "base", "a", "b", "c")
+"""Keys whose tables are no numbers per tensor."""
+_CURVES: Final = frozenset({"gradient", "sigmoid", "inverse_sigmoid", "preset"})
+"""What a table holds that is one value: a curve, or a number in other words."""
 _DEEPEST: Final = 10_000
 
 
@@ -58,9 +62,7 @@ class _Headers:
             if name in self.draft.sources:
                 return self._of_source(name)
             target = self.draft.targets.get(name)
-            keys = target.keys if target is not None else {}
-            first = next((keys[role] for role in _ROLES if role in keys), None)
-            name = _name_in(first[0] if isinstance(first, list) and first else first)
+            name = _first_input(target.keys) if target is not None else ""
         return None
 
     def _of_source(self, name: str) -> Keys | None:
@@ -79,7 +81,8 @@ class _Headers:
         except (MergeBuildError, OSError):
             return None
         floats = (name for name, info in model.tensors.items() if info.is_float)
-        return Keys(layout, tuple(name for name in floats if not name.startswith("model_ema.")))
+        names = tuple(name for name in floats if not name.startswith("model_ema."))
+        return Keys(layout, names, None, model.spelling.aliases, shared=model.spelling.shared)
 
 
 @dataclass
@@ -97,8 +100,10 @@ class _Pruning:
                 self._selectors(key, value)
             elif key == "rules" and isinstance(value, list):
                 self._rules(value)
-            elif isinstance(value, dict) and key != "components":
-                self._number(key, value)
+        for owner, key, table in list(_tables(self.target.keys)):
+            self._number(key, table)
+            if list(table) == ["default"]:
+                owner[key] = table["default"]
 
     def _selectors(self, key: str, selectors: list[Value]) -> None:
         alive = [each for each in selectors if not isinstance(each, str) or self._select(each)]
@@ -189,7 +194,7 @@ class _Pruning:
             return {name for each in rules for name in self._by_rule(str(each)) or ()}
         if key in ("mbw", "preset"):
             return self._in_blocks(value)
-        return self._select(key) if not isinstance(value, dict) else None
+        return self._select(key)
 
     def _in_blocks(self, value: Value) -> set[str] | None:
         layout = self.keys.layout
@@ -209,11 +214,26 @@ class _Pruning:
         self.target.comments.append(text)
 
 
-def _name_in(value: Value | None) -> str:
-    """Return the name of an input, also where it stands in a table."""
-    if isinstance(value, Mapping):
-        value = value.get("model")
-    return value if isinstance(value, str) else ""
+def _tables(keys: dict[str, Value]) -> Iterator[tuple[dict[str, Value], str, dict[str, Value]]]:
+    """Yield the numbers per tensor of a target, its models and its slices: in what they are, their key, themselves."""
+    for key, value in keys.items():
+        if isinstance(value, dict) and key not in _NO_NUMBERS and not _CURVES & value.keys():
+            yield keys, key, value
+        elif isinstance(value, list) and key in ("models", "loras", "slices"):
+            for item in value:
+                yield from _tables(item) if isinstance(item, dict) else ()
+
+
+def _first_input(value: Value) -> str:
+    """Return the name of the first input, also where it stands in a table or a slice."""
+    while not isinstance(value, str):
+        if isinstance(value, list) and value:
+            value = value[0]
+        elif isinstance(value, dict) and (role := next((each for each in (*_ROLES, "model") if each in value), None)):
+            value = value[role]
+        else:
+            return ""
+    return value
 
 
 def _shown(all_: Iterable[Value], alive: Iterable[Value]) -> str:
