@@ -208,7 +208,7 @@ def _inputs(keys: dict[str, Value]) -> Iterable[str]:
 def _dtype(reading: KitReading, table: KitTable) -> str | None:
     """Return the dtype of the output; where mergekit computes in another one, that is told."""
     works, out = (_dtype_word(reading, table, key) for key in ("dtype", "out_dtype"))
-    if works is not None and out is not None and works != out:
+    if works not in (None, "float32") and out is not None and works != out:
         reading.say("dtype", f"mergekit computes in {works}, here in float32, and both write {out}")
     return out or works
 

@@ -6,7 +6,7 @@ Several documents name each other: a step that another one merges is a virtual t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from mergebuild.errors import MergeBuildError
@@ -22,6 +22,7 @@ __all__ = ["read", "recognizes"]
 
 _HINT: Final = re.compile(r"""(?:^|[{,])[ \t]*["']?(?:merge_method|layer_slices|experts)["']?[ \t]*:""", re.MULTILINE)
 _AT_A_LINE: Final = re.compile(r"^merge_method[ \t]*:", re.MULTILINE)
+_ROLES: Final = ("base", "a", "b", "models", "loras", "slices", "model")
 _NO_NAMES: Final = frozenset({"mergekit_config", "config", ""})
 """Names of files that say nothing of what is in them."""
 
@@ -107,7 +108,7 @@ def _drop_orphans(reading: KitReading, targets: Sequence[str]) -> None:
     draft = reading.draft
     reading.target = None
     gone = {name for name in targets if name not in draft.targets}
-    while lost := [name for name in targets if name in draft.targets and gone & _texts(draft.targets[name].keys)]:
+    while lost := [name for name in targets if name in draft.targets and gone & _refs(draft.targets[name].keys)]:
         for name in lost:
             gone.add(name)
             draft.comments += draft.targets.pop(name).comments
@@ -116,19 +117,15 @@ def _drop_orphans(reading: KitReading, targets: Sequence[str]) -> None:
 
 def _inputs_of(draft: Draft, name: str) -> set[str]:
     """Return the targets that a target is made of."""
-    return _texts(draft.targets[name].keys) & draft.targets.keys()
+    return _refs(draft.targets[name].keys) & draft.targets.keys()
 
 
-def _texts(keys: Mapping[str, Value]) -> set[str]:
-    """Return all texts in a target's keys but its output and its configuration's donor."""
-    found: set[str] = set()
-    waiting: list[object] = [keys]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            waiting += [each for key, each in value.items() if key not in ("output", "config")]
-        elif isinstance(value, list):
-            waiting += value
-        elif isinstance(value, str):
-            found.add(value)
-    return found
+def _refs(keys: Value) -> set[str]:
+    """Return the names in the keys that name inputs: of a target, of a slice, of an item of `models`."""
+    if isinstance(keys, str):
+        return {keys}
+    if isinstance(keys, list):
+        return {name for each in keys for name in _refs(each)}
+    if isinstance(keys, dict):
+        return {name for role in _ROLES if role in keys for name in _refs(keys[role])}
+    return set()
