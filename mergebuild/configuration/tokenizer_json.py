@@ -66,8 +66,8 @@ class TokenizerJson:
         """
         for place, number in enumerate(self.ids.values()):
             if place != number:
-                last = f" to {number - 1}" if number - 1 > place else ""
-                message = f"gives the numbers {place}{last} to no token, and others above them"
+                left = f"numbers {place} to {number - 1}" if number - 1 > place else f"number {place}"
+                message = f"gives the {left} to no token, and others above {'them' if number - 1 > place else 'it'}"
                 raise TokenizerJsonError(message)
         return len(self.ids)
 

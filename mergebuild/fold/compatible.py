@@ -172,13 +172,14 @@ def _shape_mismatch(
     wrong = list(unequal)
     name = wrong[0]
     used = [offer for at, offer in enumerate(offers) if at in unequal[name]]
-    mend = _by_channels(target, offers, unequal) or _from_one_alone(target, wrong)
+    specs = [offer.specs[name] for offer in used]
+    mend = _by_channels(target, offers, unequal) or _by_tokens(name, specs) + _from_one_alone(target, wrong)
     if other and offers[0].layout and other.layout:
         mend = (
             f"these are `{offers[0].layout.name}` and `{other.layout.name}`; checkpoints of different"
             " architectures can't be merged"
         )
-    sentence = _what_differs(target, name, [offer.specs[name] for offer in used])
+    sentence = _what_differs(target, name, specs)
     rows = _rows_of(used, wrong)
     return MismatchError.one("shape-mismatch", sentence, where=target.where.place(), rows=rows, help=mend)
 
@@ -188,11 +189,22 @@ def _what_differs(target: Target, name: str, specs: Sequence[Spec]) -> str:
 
     If it has a row for each token and only the numbers of rows differ, the sentence says that the vocabularies do.
     """
-    counts = [spec.shape[0] for spec in specs if spec.shape]
-    if is_of_tokens(name) and len({spec.shape[1:] for spec in specs}) == 1 and len(counts) == len(specs):
-        vocabularies = " and ".join(str(count) for count in dict.fromkeys(counts))
+    if _differ_in_tokens(name, specs):
+        vocabularies = " and ".join(str(count) for count in dict.fromkeys(spec.shape[0] for spec in specs))
         return f"the vocabularies of the inputs of `{target.name}` differ: `{name}` has {vocabularies} rows"
     return f"`{name}` differs between the inputs of `{target.name}`"
+
+
+def _differ_in_tokens(name: str, specs: Sequence[Spec]) -> bool:
+    """Whether a tensor has a row for each token, and its shapes differ in the number of rows alone."""
+    return is_of_tokens(name) and all(spec.shape for spec in specs) and len({spec.shape[1:] for spec in specs}) == 1
+
+
+def _by_tokens(name: str, specs: Sequence[Spec]) -> str:
+    """Return how to merge rows of different vocabularies, before other ways; empty if something else differs."""
+    if not _differ_in_tokens(name, specs):
+        return ""
+    return "`tokenizer = { union = true }` merges rows token by token, in a folder; or "
 
 
 def _rows_of(used: Sequence[Offer], names: Sequence[str]) -> list[str]:

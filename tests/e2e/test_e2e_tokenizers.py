@@ -222,3 +222,209 @@ def test_a_merge_rule_rebuilds_the_tokenizer_alone(three: Space) -> None:
     assert built["union"]["tensors_computed"] == 0
     assert built.verdicts["union"] != "up-to-date"
     assert small(three, "tokenizer.json")["model"]["merges"] == ["a b"]
+
+
+def test_vocabularies_that_differ_are_refused_without_a_word(three: Space) -> None:
+    three.edit("tokenizer = { union = true }\n", "")
+    found = three.run("build", "--json", code=9)
+    assert found.errors == ["shape-mismatch"]
+    (error,) = found.json["errors"]
+    assert error["message"] == (
+        "the vocabularies of the inputs of `union` differ: `lm_head.weight` has 10 and 11 and 7 rows"
+    )
+    assert "`tokenizer = { union = true }`" in error["help"]
+    assert not (three / "out").exists()
+
+
+def test_rows_that_are_not_merged_may_differ(three: Space) -> None:
+    three.edit("tokenizer = { union = true }\n", 'merge = "mlp"\n')
+    three.build()
+    assert written(three)[EMBED].equal(BASE.tensors[EMBED])
+
+
+def test_tokens_of_other_numbers_in_models_of_one_size_are_named(space: Space) -> None:
+    BASE.write(space / "base")
+    TokenModel([*"abcdefhg"], ["<s>", "</s>"], seed=2).write(space / "chat")
+    space.write(UNION.replace('"chat", "third"', '"chat"').replace("0.25, 0.25", "0.5").replace('third = "third/"', ""))
+    space.edit("tokenizer = { union = true }\n", "")
+    told = space.run("plan").out
+    assert "2 numbers are other tokens, such as 6 is `g` in `base` and `h` in `chat`" in told
+
+
+def test_a_target_with_tokens_is_an_input(three: Space) -> None:
+    """A union that is virtual, and one that is a folder: what is made of them has their tokens, and their files."""
+    three.write(
+        UNION.replace('output = "out/union/"\n', "")
+        + """
+        [targets.wide]
+        method = "weighted_sum"
+        a = "union"
+        b = "third"
+        alpha = 0.5
+        tokenizer = "union"
+        output = "out/wide/"
+        [targets.scaled]
+        method = "scale"
+        a = "wide"
+        alpha = 2
+        output = "out/scaled/"
+        [targets.shorter]
+        method = "copy"
+        a = "wide"
+        tokenizer = "third"
+        output = "out/shorter/"
+        """
+    )
+    three.build("wide", "scaled", "shorter")
+    tokens = united([BASE, CHAT, THIRD])
+    united_rows = merged([BASE, CHAT, THIRD], tokens, EMBED, [0.5, 0.25, 0.25])
+    wide = written(three, "out/wide")[EMBED].double()
+    mine = aligned([TokenModel(tokens), THIRD], tokens, EMBED, 1)
+    for place, token in enumerate(tokens):
+        other = mine[place] if token in THIRD.every else united_rows[place]
+        torch.testing.assert_close(wide[place], (united_rows[place] + other) / 2, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(written(three, "out/scaled")[EMBED].double(), 2 * wide, rtol=1e-6, atol=1e-6)
+    short = written(three, "out/shorter")[EMBED].double()
+    torch.testing.assert_close(short, wide[[tokens.index(token) for token in THIRD.every]])
+    for folder in ("out/wide", "out/scaled"):
+        assert len(small(three, "tokenizer.json", folder)["added_tokens"]) == len(tokens) - 8
+        assert small(three, "config.json", folder)["vocab_size"] == len(tokens)
+    assert (three / "out/shorter/tokenizer.json").read_bytes() == (three / "third/tokenizer.json").read_bytes()
+    assert three.build("wide", "scaled", "shorter").computed == 0
+
+
+def test_chat_templates(three: Space) -> None:
+    config = json.loads((three / "chat/tokenizer_config.json").read_text())
+    (three / "chat/tokenizer_config.json").write_text(json.dumps({**config, "chat_template": "of chat {{ x }}"}))
+    (three / "base/chat_template.jinja").write_text("of base {{ x }}")
+    three.write(UNION + 'chat_template = "chat"\n')
+    three.settle()
+    three.build()
+    assert (three / "out/union/chat_template.jinja").read_text() == "of chat {{ x }}"
+    assert small(three, "tokenizer_config.json")["chat_template"] == "of chat {{ x }}"
+    three.settle()
+    three.edit('chat_template = "chat"', 'chat_template = "own.jinja"')
+    three.write("own {{ x }}", "own.jinja")
+    three.settle()
+    assert three.build()["union"]["tensors_computed"] == 0
+    assert (three / "out/union/chat_template.jinja").read_text() == "own {{ x }}"
+    three.settle()
+    assert three.build().verdicts == {"union": "up-to-date"}
+    three.write("own, changed {{ x }}", "own.jinja")
+    three.settle()
+    assert "chat_template" in three.run("why", "union").out
+    assert three.build().verdicts["union"] != "up-to-date"
+    assert small(three, "tokenizer_config.json")["chat_template"] == "own, changed {{ x }}"
+    three.edit('chat_template = "own.jinja"', 'chat_template = "third"')
+    assert three.run("build", "--json", code=3).errors == ["no-chat-template"]
+
+
+def test_a_template_alone(three: Space) -> None:
+    """Without a word about tokens the donor's files stay, but for the template."""
+    three.write("own {{ x }}", "own.jinja")
+    three.write("""
+        [sources]
+        base = "base/"
+        [targets.t]
+        method = "copy"
+        a = "base"
+        output = "t/"
+        chat_template = "own.jinja"
+        """)
+    three.build()
+    assert small(three, "tokenizer_config.json", "t")["chat_template"] == (three / "t/chat_template.jinja").read_text()
+    assert (three / "t/tokenizer.json").read_bytes() == (three / "base/tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[" * 100_000, "nests too deep"),
+        ("{", "is not valid JSON"),
+        ("[]", "is no JSON object"),
+        ("{}", "has no `model`"),
+        ('{"model": {"type": "BPE"}}', "has no `vocab`"),
+        ('{"model": {"vocab": 3}}', "has no `vocab`"),
+        ('{"model": {"vocab": {}}}', "has no tokens"),
+        ('{"model": {"vocab": {"a": "0"}}}', "gives the token `a` no number from 0 on"),
+        ('{"model": {"vocab": {"a": -1}}}', "gives the token `a` no number from 0 on"),
+        ('{"model": {"vocab": {"a": true}}}', "gives the token `a` no number from 0 on"),
+        ('{"model": {"vocab": {"a": 1e300}}}', "gives the token `a` no number from 0 on"),
+        ('{"model": {"vocab": {"a": 99999999999}}}', "gives the token `a` no number from 0 on"),
+        ('{"model": {"vocab": {"a": 0, "b": 0}}}', "gives the number 0 to two tokens, `a` and `b`"),
+        ('{"model": {"vocab": {"a": 0, "a": 1}}}', "has `a` twice"),
+        ('{"model": {"vocab": {"a": 0, "b": 2}}}', "gives the number 1 to no token, and others above it"),
+        ('{"model": {"vocab": {"a": 0, "b": 4}}}', "gives the numbers 1 to 3 to no token, and others above them"),
+        ('{"model": {"vocab": [["a"], 3]}}', "has an entry of `vocab` that is no token (that with the number 1)"),
+        ('{"model": {"vocab": {"a": 0}}, "added_tokens": {}}', "has `added_tokens` that are no list"),
+        ('{"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 1}]}', "has an added token without content"),
+        (
+            '{"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 1, "content": "a"}]}',
+            "gives the token `a` two numbers, 0 and 1",
+        ),
+        (
+            '{"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 1, "content": "b", "special": 1}]}',
+            "has an added token `b` with a flag that is neither true nor false",
+        ),
+        ('{"model": {"vocab": {"\\ud800": 0}}}', "is not valid JSON"),
+    ],
+)
+def test_a_tokenizer_that_is_none_is_refused(three: Space, text: str, told: str) -> None:
+    (three / "base/tokenizer.json").write_text(text)
+    three.settle()
+    found = three.run("build", "--json", code=4)
+    assert found.errors == ["bad-tokenizer"]
+    assert found.json["errors"][0]["message"] == f"`base/tokenizer.json` {told}"
+    assert not (three / "out").exists()
+
+
+def test_a_model_without_a_tokenizer_is_refused(three: Space) -> None:
+    (three / "chat/tokenizer.json").unlink()
+    three.settle()
+    found = three.run("plan", "--json", code=4)
+    assert found.errors == ["no-tokenizer"]
+    assert found.json["errors"][0]["message"] == "`chat` has no `tokenizer.json`"
+
+
+def test_a_row_that_there_is_not_is_refused(three: Space) -> None:
+    three.edit("{ union = true }", '{ union = true, tokens = { "q" = { model = "chat" } } }')
+    assert three.run("build", "--json", code=3).errors == ["unknown-token"]
+
+
+def test_tokens_beyond_the_rows_are_left_out(space: Space) -> None:
+    """Of a base with the merges that make them; what is left is one tokenizer."""
+    TokenModel(["a", "b", "ab", "abb"], ["<s>"], rows=3, seed=1, merges=["a b", "ab b"]).write(space / "base")
+    TokenModel(["a", "c"], ["<t>", "<u>"], rows=3, seed=2).write(space / "chat")
+    space.write(UNION.replace('"chat", "third"', '"chat"').replace("0.25, 0.25", "0.5").replace('third = "third/"', ""))
+    told = space.run("plan", "--json").json["targets"][0]
+    assert [each for each in told["notices"] if "beyond" in each] == [
+        "2 tokens of `base` are beyond its 3 rows and left out, such as `abb`",
+        "1 tokens of `chat` are beyond its 3 rows and left out, such as `<u>`",
+    ]
+    space.build()
+    tokenizer = small(space, "tokenizer.json")
+    assert tokenizer["model"]["vocab"] == {"a": 0, "b": 1, "ab": 2}
+    assert tokenizer["model"]["merges"] == ["a b"]
+    assert [each["content"] for each in tokenizer["added_tokens"]] == ["c", "<t>"]
+
+
+def test_rows_of_padding_are_left_out_and_that_is_said(space: Space) -> None:
+    TokenModel([*"abc"], rows=8, seed=1).write(space / "base")
+    TokenModel([*"abc"], rows=8, seed=2).write(space / "chat")
+    space.write(UNION.replace('"chat", "third"', '"chat"').replace("0.25, 0.25", "0.5").replace('third = "third/"', ""))
+    (target,) = space.run("plan", "--json").json["targets"]
+    assert any("`base` has 8 rows, and there are 3 tokens" in each for each in target["notices"])
+    space.build()
+    assert len(written(space)[EMBED]) == 3
+
+
+def test_a_lock_covers_tokenizers(three: Space) -> None:
+    three.build()
+    three.run("lock")
+    three.settle()
+    assert '[files.targets."union"]' in (three / "mergefile.lock").read_text()
+    document = json.loads((three / "chat/tokenizer.json").read_text())
+    document["model"]["merges"] = ["b a"]
+    (three / "chat/tokenizer.json").write_text(json.dumps(document))
+    three.settle()
+    assert three.run("build", "--locked", "--json", code=4).errors
