@@ -333,7 +333,7 @@ def _call(made: Made) -> KernelCall | None:
         return None
     return KernelCall(
         made.operation.method,
-        made.parameter,
+        made.operation.known_as(made.parameter),
         made.spec.shape,
         dict(made.operation.arguments),
         tuple(operand.digest for operand in made.inputs),

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from mergebuild.configuration.parts import Config, config_of, part_of, path_of
 from mergebuild.configuration.text import Path
 
-__all__ = ["Counted", "Stack", "counted", "stacks"]
+__all__ = ["Counted", "Layered", "Stack", "counted", "layered", "stacks"]
 
 _NUMBERED: Final = re.compile(r"(?P<stack>(?:.*?\.)??(?P<last>[^.]*))\.(?P<number>[0-9]{1,6})\.(?P<rest>.*)")
 
@@ -58,6 +58,19 @@ class Stack(NamedTuple):
         return sorted(set(range(max(self.numbers) + 1)) - self.numbers)
 
 
+class Layered(NamedTuple):
+    """A tensor's name, taken apart: its stack, the number of its layer, and its name there."""
+
+    stack: str
+    number: int
+    rest: str
+
+    @property
+    def name(self) -> str:
+        """The whole name."""
+        return f"{self.stack}.{self.number}.{self.rest}"
+
+
 class Counted(NamedTuple):
     """What is done about the number of layers: changes to the configuration, and contradictions, one sentence each."""
 
@@ -65,13 +78,18 @@ class Counted(NamedTuple):
     contradictions: tuple[str, ...] = ()
 
 
+def layered(name: str) -> Layered | None:
+    """Return a tensor's name taken apart; None if it is in no layer. Of several numbers, the outermost counts."""
+    match = _NUMBERED.fullmatch(name)
+    return Layered(match["stack"], int(match["number"]), match["rest"]) if match and match["last"] in _WORDS else None
+
+
 def stacks(names: Iterable[str]) -> dict[str, Stack]:
     """Return the stacks that some tensors are in, by name. If a name has several numbers, the outermost counts."""
     found: dict[str, set[int]] = {}
     for name in names:
-        match = _NUMBERED.fullmatch(name)
-        if match and match["last"] in _WORDS:
-            found.setdefault(match["stack"], set()).add(int(match["number"]))
+        if (at := layered(name)) is not None:
+            found.setdefault(at.stack, set()).add(at.number)
     return {name: Stack(name, part_of(f"{name}.weight"), frozenset(numbers)) for name, numbers in found.items()}
 
 

@@ -19,7 +19,7 @@ from mergebuild.fold import compatible
 from mergebuild.fold.channels import FittedChannels
 from mergebuild.fold.counterparts import Accounting, Spec
 from mergebuild.fold.division import Divisions
-from mergebuild.fold.draft import ALL, Frame, FrameDraft, KindPlan, Pattern, Scope
+from mergebuild.fold.draft import ALL, OF_A_SLICE, Frame, FrameDraft, KindPlan, Pattern, Scope
 from mergebuild.fold.forms import Blueprint, Form, Forms, Kin, Operation, Slot
 from mergebuild.fold.frames import Frames
 from mergebuild.fold.interning import Interner
@@ -38,6 +38,7 @@ from mergebuild.fold.numbers import (
     words_of,
 )
 from mergebuild.fold.selection import TensorSelection
+from mergebuild.fold.stacks import Stacks
 from mergebuild.fold.token_rows import OrderedRows, embedding_rows
 from mergebuild.fold.units import Units
 from mergebuild.fold.view import View, disagreements
@@ -106,6 +107,7 @@ class Folding:
         self._frames = Frames(self._views, self._selection)
         self._channels = FittedChannels(recipe, sources, self._intern)
         self._divisions = Divisions(self._intern, self._views, self._frames, self._selection)
+        self._stacks = Stacks(self._intern, self._frames, self._selection)
         self._added = AddedLoras(sources, self._intern, self._blueprints, self.blueprint)
         self._made_loras = MadeLoras(recipe, sources, self._intern, self._views, self._added, self._selection)
         self._kept_loras = KeptLoras(recipe, self._intern, self._views, self._added, self._selection)
@@ -172,16 +174,11 @@ class Folding:
 
     def _made(self, target: Target) -> Blueprint:
         """Return the blueprint of a target, including the parts that its rules and components make."""
+        if target.slices:
+            return self._stacked(target)
         kept = self._kept_loras.blueprint(target)
         if kept is not None:
             return kept
-        if target.slices:
-            raise RecipeError.one(
-                "not-in-this-version",
-                f"`slices` of target `{target.name}` can't be built in this version",
-                where=target.where.place("slices", key=True),
-                help="name layers by selectors: `merge` and `drop`",
-            )
         if not target.rules and not target.components:
             return self._make(target)
         self._check_is_model(target)
@@ -192,21 +189,34 @@ class Folding:
             made = self._divisions.with_rules(made, division, [self._make(rule.target, scope) for rule, scope in pairs])
         return self._divisions.with_components(made, division) if target.components else made
 
+    def _stacked(self, target: Target) -> Blueprint:
+        """Return the blueprint of a stack."""
+        self._check_is_model(target)
+        inputs = [self._inputs_of(each.target) for each in target.slices]
+        plan = self._stacks.plan(target, inputs)
+        slices = [self._stacks.cut(plan, index, views) for index, views in enumerate(inputs)]
+        parts = [
+            self._make(each.slice.target, OF_A_SLICE, self._frames.untied(each.slice.target, each.views))
+            for each in slices
+        ]
+        return self._stacks.joined(target, plan, inputs, slices, parts)
+
     def _check_is_model(self, target: Target) -> None:
-        """Check that a target with rules or components, and each of its rules, neither makes a LoRA nor reads one.
+        """Check that a target of several parts, and each of its rules and slices, neither makes nor reads a LoRA.
 
         Raises:
             RecipeError: one does.
         """
-        for each in (target, *(rule.target for rule in target.rules)):
+        for each in (target, *(other for _, other in target.others)):
             if each.making.makes_lora:
                 raise no_rule(each)
             self._kept_loras.refuse(each)
 
-    def _make(self, target: Target, scope: Scope = ALL) -> Blueprint:
+    def _make(self, target: Target, scope: Scope = ALL, inputs: tuple[View, ...] | None = None) -> Blueprint:
+        """Return the blueprint of a target or of a part of one. `inputs`: views of its inputs, if these are cut."""
         if target.making.makes_lora:
             return self._made_loras.blueprint(target)
-        alike = self._alike_of(target, scope)
+        alike = self._alike_of(target, scope, inputs)
         forms = Forms(alike.frame.kinds, self._palette(target, alike))
         _check_latents(target, alike, forms)
         return Blueprint(
@@ -229,12 +239,13 @@ class Folding:
             kin = alike.kin[forms.slots] = Kin(forms.owners)
         return kin
 
-    def _alike_of(self, target: Target, scope: Scope) -> _Alike:
+    def _alike_of(self, target: Target, scope: Scope, inputs: tuple[View, ...] | None) -> _Alike:
         """Return what a target has in common with its kin that use the same inputs; computed once."""
         key = (id(target.kin), structures(target.numbers), scope)
         kindred = self._kindred.get(key) if target.kin is not None else None
         if kindred is None:
-            views = self._units.together(self._views_of(target), whole=scope == ALL and _looks_at_whole(target))
+            views = self._views_of(target) if inputs is None else inputs
+            views = self._units.together(views, whole=scope.names is None and _looks_at_whole(target))
             kindred = _Kindred(target.kin, views, self._frames.draft(target, views, scope), {})
             if target.kin is not None:
                 self._kindred[key] = kindred
@@ -246,6 +257,10 @@ class Folding:
 
     def _views_of(self, target: Target) -> tuple[View, ...]:
         """Return views of the inputs of a target."""
+        return self._rows.ordered(target, self._frames.untied(target, self._inputs_of(target)))
+
+    def _inputs_of(self, target: Target) -> tuple[View, ...]:
+        """Return views of the inputs of a target, each tied or not by itself."""
         found: list[View] = []
         for each in target.inputs:
             if target.making.adds_lora(each.role):
@@ -258,7 +273,7 @@ class Folding:
             if found and target.on_channels == "common":
                 view = self._channels.fitted(view, found[0], adds_up=not target.making.maker)
             found.append(view)
-        return self._rows.ordered(target, self._frames.untied(target, tuple(found)))
+        return tuple(found)
 
     def _rows_of(self, ref: str) -> int | None:
         """Return the rows of the embedding of a source or target; None if it has none."""

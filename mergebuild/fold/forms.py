@@ -64,6 +64,8 @@ class Operation:
     """In the method's order; none of them is an operation itself."""
     shapes: tuple[tuple[int, ...], ...] = ()
     """Shapes of the last inputs, if these have other shapes than the result and are read whole."""
+    known_as: Naming = SAME
+    """By which name the method knows a tensor, for example to draw random numbers for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,9 +70,10 @@ class Frames:
         words = self._selection.vocabulary(views)
         specs = self.specs(target, views)
         floats = tuple(name for name, spec in specs.items() if spec.is_float)
-        selector = self._selection.selector(words, floats)
+        select_from = self._selection.forgiving if scope.forgiving else self._selection.selector
+        selector = select_from(words, floats)
         places = places_of(target, selector)
-        reached = self._selection.reached(target, words, floats, places)
+        reached = self._selection.reached(target, selector, places)
         reached = frozenset(name for name in reached if not is_constant(name, specs[name].shape))
         every = reached
         if scope.names is not None:
@@ -178,8 +179,8 @@ class Frames:
             *(each for each, other in views[0].specs.items() if other.is_float),
             *((name,) if spec.is_float else ()),
         )
-        places = places_of(target, self._selection.selector(words, floats))
-        return name in self._selection.reached(target, words, floats, places)
+        selector = self._selection.forgiving(words, floats)  # mistakes are told when the draft is made
+        return name in self._selection.reached(target, selector, places_of(target, selector))
 
     def in_dtype(self, specs: Mapping[str, Spec], dtype: str | None) -> Mapping[str, Spec]:
         """Return `rounded`, as the same object for the same `specs`, which a frame keeps alive."""

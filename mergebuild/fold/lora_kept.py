@@ -113,7 +113,7 @@ class KeptLoras:
         places = places_of(target, selector)
         values = values_of(target, selector, places)
         found: dict[str, Fraction] = {}
-        for name in self._selection.reached(target, words, names, places):
+        for name in self._selection.reached(target, selector, places):
             reaching = [each[place.of[name]] for each, place in zip(values, places, strict=True)]
             shares = shares_of(target, given_of(target, reaching), name)
             assert shares is not None

@@ -20,6 +20,7 @@ __all__ = [
     "defaults_of",
     "given_of",
     "items",
+    "listed",
     "places_of",
     "reached_by_amounts",
     "reaching",

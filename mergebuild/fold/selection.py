@@ -96,12 +96,10 @@ class TensorSelection:
         selectors = target.drop if which == "drop" else target.merge or ()
         return self.selector(words, tuple(names)).select(selectors)
 
-    def reached(
-        self, target: Target, words: Vocabulary, floats: tuple[str, ...], places: Sequence[Places]
-    ) -> frozenset[str]:
+    def reached(self, target: Target, selector: Selector, places: Sequence[Places]) -> frozenset[str]:
         """Return the tensors that the target's amounts reach and its `merge` selects; all tensors if it has neither."""
-        found = reached_by_amounts(target, floats, places)
-        return found if target.merge is None else found & self.select(target, "merge", words, floats)
+        found = reached_by_amounts(target, selector.names, places)
+        return found if target.merge is None else found & selector.select(target.merge)
 
     def chosen(self, target: Target, words: Vocabulary, names: tuple[str, ...]) -> frozenset[str]:
         """Return the weights for which a LoRA is made, of those that it could be made for."""

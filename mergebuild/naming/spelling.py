@@ -7,7 +7,7 @@ stored tensor, and in which shape. A parameter that it lacks is named as the fil
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
@@ -52,6 +52,29 @@ class FileSpelling:
         whole = {own: self.made.get(own, Renamed(shapes[own], (RowsOf("", own),))) for own in names.values()}
         stored = {own: shapes[own] for own in names.values() if own not in self.made}
         return FileSpelling({name: whole[own] for name, own in names.items()}, {**self.shapes, **stored})
+
+    def renumbered(self, names: Mapping[str, str], layer_of: Callable[[str], int | None]) -> FileSpelling:
+        """Return the spelling of a model whose parameters are these ones, some of them in layers with other numbers.
+
+        Args:
+            names: The name of each parameter there -> the name that is known here. The same may be there several times.
+            layer_of: Returns the number of a parameter's layer; None if it is in none.
+
+        Raises:
+            ValueError: with the name of a stored tensor that is of several layers, or of one without its number.
+        """
+        if self is AS_IS:
+            return self
+        made: dict[str, Renamed] = {}
+        shapes = {stored: self.shapes[stored] for stored in self.shapes if layer_of(stored) is None}
+        for name, own in names.items():
+            if own in self.made:
+                numbers = layer_of(own), layer_of(name)
+                cuts = [cut._replace(tensor=_in_layer(cut.tensor, *numbers)) for cut in self.made[own].cuts]
+                made[name] = replace(self.made[own], cuts=tuple(cuts))
+                pairs = zip(cuts, self.made[own].cuts, strict=True)
+                shapes |= {cut.tensor: self.shapes[before.tensor] for cut, before in pairs}
+        return FileSpelling(made, shapes, self.prefixes)
 
     def stored(self, name: str) -> str:
         """Return the stored name of a parameter, or of the first tensor that it is in."""
@@ -198,6 +221,18 @@ class FileSpelling:
                     break
                 found[key] = (front[0], front[1])
         return found
+
+
+def _in_layer(stored: str, before: int | None, now: int | None) -> str:
+    """Return the name of a stored tensor in another layer."""
+    if before is None or before == now:
+        return stored
+    words = stored.split(".")
+    numbers = [place for place, word in enumerate(words) if word.isdecimal()]
+    if not numbers or words[numbers[0]] != str(before):
+        raise ValueError(stored)
+    words[numbers[0]] = str(now)
+    return ".".join(words)
 
 
 def _same_at_end(one: list[str], other: list[str]) -> int:

@@ -108,7 +108,11 @@ class Batch:
             for (_, spec), origins in zip(self.named, self.origins, strict=True)
         ]
         digests = [
-            made.of(spec.shape, [each.digest for each in some], tensor=name if method.name_in_key else None)
+            made.of(
+                spec.shape,
+                [each.digest for each in some],
+                tensor=operation.known_as(name) if method.name_in_key else None,
+            )
             for (name, spec), some in zip(self.named, operands, strict=True)
         ]
         everything = tuple(range(len(self.dtypes)))
@@ -160,7 +164,7 @@ class Operated(NamedTuple):
     facts: tuple[Line, ...]
     """The lines of the key besides the inputs, the same for all tensors."""
     name_in_key: bool
-    """Whether the key also has each tensor's name."""
+    """Whether the key also has the name by which the method knows each tensor."""
 
     def among(self, kept: Sequence[int]) -> Operated:
         """Return the same for some tensors, given by their indices in the row."""
@@ -168,7 +172,7 @@ class Operated(NamedTuple):
 
     def facts_of(self, name: str) -> tuple[Line, ...]:
         """Return the lines of one tensor's key besides its inputs."""
-        return (*self.facts, tensor_line(name)) if self.name_in_key else self.facts
+        return (*self.facts, tensor_line(self.operation.known_as(name))) if self.name_in_key else self.facts
 
 
 class TensorRow(NamedTuple):

@@ -24,7 +24,7 @@ from mergebuild.key import Key, Line, Value, combination_key, copy_key, linear_k
 from mergebuild.store import PackedKeys
 
 if TYPE_CHECKING:
-    from mergebuild.plan.batch import TensorRow
+    from mergebuild.plan.batch import Operated, TensorRow
     from mergebuild.plan.made import Operand, SurveyKey
     from mergebuild.plan.tensors import Tensors
 
@@ -84,7 +84,7 @@ def _lines(tensors: Tensors) -> bytes:
     surveys = {survey.key: survey for row in tensors.rows for survey in row.surveys if survey is not None}
     numbers = {key: number for number, key in enumerate(surveys)}
     places = _places(tensors) if surveys else {}
-    rows = [_row(row, numbers) for row in tensors.rows]
+    rows = [_row(row, numbers, tensors.parameters_of(row)) for row in tensors.rows]
     return _text({"rows": rows, "surveys": [_survey(each, places) for each in surveys.values()]})
 
 
@@ -99,8 +99,8 @@ def _survey(survey: SurveyKey, places: Mapping[str, tuple[int, int]]) -> dict[st
     return {"facts": [_fact(line) for line in own], "tensors": [places[each.name] for each in survey.tensors]}
 
 
-def _row(row: TensorRow, surveys: Mapping[bytes, int]) -> dict[str, object]:
-    """Return what the tensors of a row have in common, and the survey of each."""
+def _row(row: TensorRow, surveys: Mapping[bytes, int], names: Sequence[str]) -> dict[str, object]:
+    """Return what the tensors of a row, with these names, have in common, and the survey of each."""
     if row.operated is None:
         terms = [(index, str(share)) for index, share in row.terms]
         return {"copy": terms[0][0]} if row.is_copy else {"terms": terms, "narrowed": row.narrowed}
@@ -108,11 +108,17 @@ def _row(row: TensorRow, surveys: Mapping[bytes, int]) -> dict[str, object]:
     places = {digest: index for index, digest in enumerate(row.origins[0])}
     return {
         "facts": [_fact(line) for line in operated.facts],
-        "by_name": operated.name_in_key,
+        "by_name": _by_name(operated, names),
         "inputs": [_operand(each, places) for each in operated.operands[0]],
         "shapes": operated.operation.shapes,
         "surveys": [None if each is None else surveys[each.key] for each in row.surveys],
     }
+
+
+def _by_name(operated: Operated, names: Sequence[str]) -> bool | list[str]:
+    """Return whether keys have the names of their tensors; if a method knows these by other names, the names."""
+    known = [operated.operation.known_as(name) for name in names]
+    return known if operated.name_in_key and known != [*names] else operated.name_in_key
 
 
 def _operand(operand: Operand, places: Mapping[bytes, int]) -> object:
@@ -258,7 +264,8 @@ class _KeyTable:
         if "terms" in row:
             return linear_key(facts.dtype, shape, _terms(row["terms"], inputs), narrowed=row["narrowed"])
         lines = _lines_of(row["facts"])
-        lines += [tensor_line(facts.names[index])] if row["by_name"] else []
+        known = row["by_name"]
+        lines += [tensor_line(known[index] if isinstance(known, list) else facts.names[index])] if known else []
         own = operation_key(facts.dtype, shape, lines, self._operands(number, index))
         survey = row["surveys"][index] if row["surveys"] else None
         return own if survey is None else operation_key(facts.dtype, shape, (), [own, self._survey(survey)])

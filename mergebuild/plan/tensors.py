@@ -211,6 +211,10 @@ class Tensors:
         """Return the names of the tensors of a row."""
         return [self._grid.names[place] for place in row.places]
 
+    def parameters_of(self, row: TensorRow) -> list[str]:
+        """Return the names of the parameters that the tensors of a row are."""
+        return [self._grid.parameter(place) for place in row.places]
+
     @property
     def operates(self) -> bool:
         """Whether some of them are made by operations."""

@@ -261,7 +261,7 @@ class Target:
     @property
     def programs(self) -> tuple[Method, ...]:
         """The user's own methods that it, its rules and its slices use, each once."""
-        rows = (self.row, *(each.row for _, each in self._others))
+        rows = (self.row, *(each.row for _, each in self.others))
         return tuple(dict.fromkeys(row for row in rows if row is not None and row.makes.program is not None))
 
     @property
@@ -271,7 +271,7 @@ class Target:
             return self.inputs
         more = (
             Input(f"{key}.{each.role}", each.ref, each.where)
-            for key, other in self._others
+            for key, other in self.others
             for each in other.inputs
             if each not in self.inputs
         )
@@ -288,7 +288,7 @@ class Target:
         return tuple(each for each in (self.config, tokens, template) if each is not None)
 
     @property
-    def _others(self) -> Iterator[tuple[str, Target]]:
+    def others(self) -> Iterator[tuple[str, Target]]:
         """The targets that its rules and its slices are, each with its key."""
         yield from ((f"rules[{number}]", rule.target) for number, rule in enumerate(self.rules))
         yield from ((f"slices[{number}]", each.target) for number, each in enumerate(self.slices))
