@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from mergebuild.configuration.labels import is_of_labels, labelled
-from mergebuild.configuration.layers import Stack, counted, stacks
+from mergebuild.configuration.layers import IN_PLACE, Origins, Stack, counted, layered, stacks
 from mergebuild.configuration.parts import Config, config_of, part_of, path_of
+from mergebuild.configuration.per_layer import says_layers_apart
 from mergebuild.configuration.sizes import is_implied, sized
 from mergebuild.configuration.text import Path
 from mergebuild.configuration.ties import TIE, Heads, agreed
@@ -40,6 +41,8 @@ class WrittenTensors(NamedTuple):
     donor: Shapes
     """Shapes of the tensors of the model whose configuration it is."""
     heads: Heads
+    origins: Origins = IN_PLACE
+    """Where layers come from that are not where their own models have them."""
 
 
 class Agreement(NamedTuple):
@@ -52,18 +55,63 @@ class Agreement(NamedTuple):
 
 def agreement(config: Config, written: WrittenTensors) -> Agreement:
     """Return what is done about a configuration, so that it agrees with what is written."""
-    layers = counted(config, written.shapes, written.donor)
+    layers = counted(config, written.shapes, written.donor, written.origins)
     sizes = sized(config, written.shapes, written.donor, layers.changes)
     ties = agreed(config, written.heads)
     labels = labelled(config, written.shapes, written.heads.first_config)
     rows = _rows(config, written)
     changes = {**rows, **sizes.changes, **layers.changes, **ties.changes, **labels.changes}
+    unlike, written = _unlike(config, written), _in_place(written)
     missing, lost = _missing(config, written)
     told = [_told(config, path, value) for path, value in {**rows, **sizes.changes, **layers.changes}.items()]
     notices = (*told, *sizes.notices, ties.notice, labels.notice, missing)
     wrong = [*sizes.contradictions, *layers.contradictions, ties.contradiction, *_heads(config, written), *lost]
-    wrong += _reshaped(config, written)
+    wrong += [*_reshaped(config, written), *unlike]
     return Agreement(changes, tuple(filter(None, notices)), tuple(filter(None, wrong)))
+
+
+def _in_place(written: WrittenTensors) -> WrittenTensors:
+    """Return what is written, beside a donor that has the layers of stacks as they are written."""
+    if not written.origins:
+        return written
+    moved = {name: shape for name, shape in written.shapes.items() if _is_moved(name, written.origins)}
+    kept = {name: shape for name, shape in written.donor.items() if not _is_moved(name, written.origins)}
+    return written._replace(donor={**kept, **moved})
+
+
+def _is_moved(name: str, origins: Origins) -> bool:
+    at = layered(name)
+    return at is not None and at.stack in origins
+
+
+def _unlike(config: Config, written: WrittenTensors) -> list[str]:
+    """Return what is wrong with layers from elsewhere that have other tensors than the donor's layers.
+
+    If these differ among themselves, the configuration must say of which kind each is.
+    """
+    wrong: list[str] = []
+    for stack in written.origins:
+        made, had = (_layers_of(config, each, stack) for each in (written.shapes, written.donor))
+        part = config_of(config, part_of(f"{stack}.weight"))
+        kinds = set(had.values())
+        varies = len(kinds) > 1 and says_layers_apart(part, len(had))
+        odd = [at for at, kind in made.items() if had.get(at) != kind]
+        odd = [at for at in odd if made[at] not in kinds or (len(kinds) > 1 and not varies)]
+        if odd:
+            wrong.append(
+                f"layer {min(odd)} of `{stack}` has other tensors than a model of this configuration has there"
+            )
+    return wrong
+
+
+def _layers_of(config: Config, shapes: Shapes, stack: str) -> Mapping[int, frozenset[object]]:
+    """Return the tensors of each layer of a stack; with shapes, unless sizes in the configuration tell these."""
+    found: dict[int, set[object]] = {}
+    for name, shape in shapes.items():
+        at = layered(name)
+        if at is not None and at.stack == stack and not _UNNEEDED.fullmatch(name):
+            found.setdefault(at.number, set()).add((at.rest, () if is_implied(config, name) else shape))
+    return {number: frozenset(each) for number, each in found.items()}
 
 
 def _rows(config: Config, written: WrittenTensors) -> Mapping[Path, object]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from mergebuild.configuration.parts import Config, config_of, part_of, path_of
+from mergebuild.configuration.per_layer import BY_TURNS, LayerOrigin, lists_of, numbers_of, rebuilt
 from mergebuild.configuration.text import Path
 
-__all__ = ["Counted", "Layered", "Stack", "counted", "layered", "stacks"]
+__all__ = ["IN_PLACE", "Counted", "Layered", "Origins", "Stack", "counted", "layered", "stacks"]
 
 _NUMBERED: Final = re.compile(r"(?P<stack>(?:.*?\.)??(?P<last>[^.]*))\.(?P<number>[0-9]{1,6})\.(?P<rest>.*)")
 
@@ -25,19 +27,6 @@ _KEYS: Final = {
 
 _MORE: Final = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers")
 """Members that count additional layers at the end, which predict further tokens."""
-
-_A_LAYER_EACH: Final = re.compile(r".*(?:layer|block|pattern|sliding_window).*")
-"""Names of lists that have an item per layer."""
-
-_ALSO_A_LAYER_EACH: Final = frozenset(
-    "intermediate_size num_attention_heads num_key_value_heads num_query_heads num_kv_heads head_dim ffn_multipliers"
-    " activation_sparsity_pattern hidden_size rope_theta num_experts".split()
-)
-"""Other members that, if they are lists, have an item per layer."""
-
-
-_BY_TURNS: Final = "attention_types"
-"""A member with kinds of layers that alternate, and how often: `[[["global", "local"], 6]]`."""
 
 
 class Stack(NamedTuple):
@@ -93,13 +82,19 @@ def stacks(names: Iterable[str]) -> dict[str, Stack]:
     return {name: Stack(name, part_of(f"{name}.weight"), frozenset(numbers)) for name, numbers in found.items()}
 
 
-def counted(config: Config, written: Collection[str], donor: Collection[str]) -> Counted:
+Origins = Mapping[str, Sequence[LayerOrigin]]
+"""By stack that is made of slices: where its layers come from, in their order."""
+IN_PLACE: Final[Origins] = MappingProxyType({})
+
+
+def counted(config: Config, written: Collection[str], donor: Collection[str], origins: Origins = IN_PLACE) -> Counted:
     """Return what is done about the number of layers.
 
     Args:
         config: The configuration.
         written: Names of the tensors that are written.
         donor: Names of the tensors of the model whose configuration it is, in the same spelling.
+        origins: Where layers come from that are not where their own models have them.
     """
     found, before = stacks(written), stacks(donor)
     wrong: list[str] = []
@@ -110,11 +105,14 @@ def counted(config: Config, written: Collection[str], donor: Collection[str]) ->
             wrong += [_gap(stack)] if had is None or not had.gaps else []
         elif stack.part == "text" or path_of(config, stack.part):
             is_alone = sum(each.part == stack.part for each in found.values()) == 1
-            for path, count in _counts(config, stack, had, is_alone=is_alone).items():
+            counts = _counts(config, stack, had, is_alone=is_alone)
+            for path, count in counts.items():
                 wanted.setdefault(path, []).append((stack, count))
+            if name in origins and not counts:
+                wrong.append(f"nothing in it counts the layers of `{name}`, which are from elsewhere")
     changes: dict[Path, object] = {}
-    for path, counts in wanted.items():
-        wrong += _put(config, path, counts, changes)
+    for path, counted_there in wanted.items():
+        wrong += _put(config, path, counted_there, changes, origins)
     return Counted(changes, tuple(wrong))
 
 
@@ -142,7 +140,9 @@ def _counts(config: Config, stack: Stack, had: Stack | None, *, is_alone: bool) 
     return found
 
 
-def _put(config: Config, path: Path, counts: list[tuple[Stack, int]], changes: dict[Path, object]) -> list[str]:
+def _put(
+    config: Config, path: Path, counts: list[tuple[Stack, int]], changes: dict[Path, object], origins: Origins
+) -> list[str]:
     """Add to `changes` what a member that counts layers and its lists must be; return the contradictions."""
     *inner, key = path
     (first, now), *others = counts
@@ -153,9 +153,27 @@ def _put(config: Config, path: Path, counts: list[tuple[Stack, int]], changes: d
             changes[(*inner, "num_decoder_layers")] = count
         elif count != now:
             return [f"`{first.name}` has {now} layers and `{stack.name}` {count}, and `{key}` is said of both"]
-    if now == said or not isinstance(said, int):
+    if not isinstance(said, int):
+        return []
+    if first.name in origins:
+        return _put_moved(part, path, said, (first, origins[first.name][:now]), changes)
+    if now == said:
         return []
     return _put_one(part, path, (first, now), said, changes)
+
+
+def _put_moved(
+    part: Config, path: Path, said: int, moved: tuple[Stack, Sequence[LayerOrigin]], changes: dict[Path, object]
+) -> list[str]:
+    """Add to `changes` what a member that is `said`, and all about single layers, must be; return contradictions."""
+    stack, origins = moved
+    more = [each for each in _MORE if _is_count(part.get(each))]
+    if more:
+        return [f"`{more[0]}` counts layers behind those of `{stack.name}`, which come from elsewhere"]
+    found = rebuilt(part, path[:-1], said, origins)
+    changes |= {path: len(origins)} if len(origins) != said else {}
+    changes |= found.changes
+    return list(found.contradictions)
 
 
 def _put_one(part: Config, path: Path, counted: tuple[Stack, int], said: int, changes: dict[Path, object]) -> list[str]:
@@ -166,7 +184,7 @@ def _put_one(part: Config, path: Path, counted: tuple[Stack, int], said: int, ch
         return []
     if now < 1:
         return [f"`{stack.name}` has fewer layers than those that the configuration counts besides"]
-    lists = _lists(part, said)
+    lists = lists_of(part, said)
     if now > said and lists:
         names = ", ".join(f"`{each}`" for each in lists)
         return [f"`{stack.name}` has {now} layers, and {names} say what each of {said} is"]
@@ -177,13 +195,13 @@ def _put_one(part: Config, path: Path, counted: tuple[Stack, int], said: int, ch
 
 def _put_lists(part: Config, inner: Path, said: int, now: int, changes: dict[Path, object]) -> str:
     """Add to `changes` the lists about `said` layers, cut to `now`; return the name of one that can't be, or ""."""
-    lists = _lists(part, said)
+    lists = lists_of(part, said)
     changes |= {(*inner, each): value[:now] for each, value in lists.items()}
-    if isinstance(part.get(_BY_TURNS), list):
+    if isinstance(part.get(BY_TURNS), list):
         kinds = next((value for value in lists.values() if all(isinstance(each, str) for each in value)), None)
         if kinds is None:
-            return _BY_TURNS
-        changes[*inner, _BY_TURNS] = [[list(kinds[:now]), 1]]
+            return BY_TURNS
+        changes[*inner, BY_TURNS] = [[list(kinds[:now]), 1]]
     changes |= {(*inner, each): kept for each, kept in _numbers_below(part, said, now).items()}
     return ""
 
@@ -197,28 +215,9 @@ def _inside(config: Config, keys: Iterable[str]) -> Config:
     return config
 
 
-def _lists(part: Config, count: int) -> dict[str, list[object] | str]:
-    """Return the members of a configuration that are lists, or texts, with an item for each of `count` layers."""
-    found = {key: value for key, value in part.items() if isinstance(value, list | str) and len(value) == count}
-    return {key: value for key, value in found.items() if _A_LAYER_EACH.fullmatch(key) or key in _ALSO_A_LAYER_EACH}
-
-
-def _numbers(part: Config, count: int) -> dict[str, list[object]]:
-    """Return the lists of a configuration that name some layers by number."""
-    found = {key: value for key, value in part.items() if isinstance(value, list) and len(value) != count}
-    return {
-        key: value
-        for key, value in found.items()
-        if _A_LAYER_EACH.fullmatch(key) and all(isinstance(each, int) and 0 <= each < count for each in value)
-    }
-
-
 def _numbers_below(part: Config, count: int, now: int) -> dict[str, list[int]]:
     """Return the lists of layers' numbers, for `count` layers, that have numbers from `now` on; without these."""
-    kept = {
-        key: [number for number in value if isinstance(number, int) and number < now]
-        for key, value in _numbers(part, count).items()
-    }
+    kept = {key: [number for number in value if number < now] for key, value in numbers_of(part, count).items()}
     return {key: value for key, value in kept.items() if value != part[key]}
 
 

@@ -9,12 +9,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from mergebuild.configuration.agreement import Agreement, WrittenTensors, agreement
+from mergebuild.configuration.layers import Origins
 from mergebuild.configuration.ties import Heads
 from mergebuild.configuration.tokenizers import KINDS, vocabulary
 from mergebuild.configuration.vocabulary import embedding_of, head_of
 from mergebuild.errors import MismatchError
-from mergebuild.fold.compatible import Spec
+from mergebuild.fold.forms import Blueprint, Spec
 from mergebuild.formats.model import Model
+from mergebuild.naming.spelling import FileSpelling
 from mergebuild.recipe import Recipe
 from mergebuild.recipe.model import Target
 from mergebuild.sources.source_file import SourceFile
@@ -32,6 +34,8 @@ def agree(
     owner: str,
     specs: Mapping[str, Spec],
     digests: Mapping[str, bytes],
+    made: Blueprint,
+    origins: Origins,
 ) -> Agreement:
     """Return what the configuration of a folder must say.
 
@@ -42,14 +46,16 @@ def agree(
         owner: the source whose configuration it is.
         specs: the tensors that are written.
         digests: what they are; equal ones have equal values.
+        made: the target's blueprint.
+        origins: where layers come from that are not where their own models have them.
 
     Raises:
         MismatchError: the configuration can't be made to agree with the tensors.
     """
     source, first = sources.file(owner), sources.file(recipe.beginning(target.inputs[0].ref))
     heads = _heads(source, first, digests, _names_below(recipe, sources, target))
-    written = _parameters({name: spec.shape for name, spec in specs.items()}, first.model)
-    found = agreement(source.model.facts, WrittenTensors(written, _shapes(source.model), heads))
+    written = _parameters({name: spec.shape for name, spec in specs.items()}, made.spelling)
+    found = agreement(source.model.facts, WrittenTensors(written, _shapes(source.model), heads, origins))
     if found.contradictions:
         raise _contradiction(target, owner, found.contradictions)
     beyond = _tokens_beyond(source, written) if any(path[-1] == "vocab_size" for path in found.changes) else ""
@@ -90,12 +96,12 @@ def _shapes(model: Model) -> Shapes:
     return {**{name: info.shape for name, info in model.tensors.items()}, **twice}
 
 
-def _parameters(written: Shapes, first: Model) -> Shapes:
+def _parameters(written: Shapes, spelling: FileSpelling) -> Shapes:
     """Return the shapes of the parameters that are written: some may be one tensor, as the first input has them."""
     found: dict[str, tuple[int, ...]] = {}
     for name, shape in written.items():
-        members = first.spelling.aliases.get(name, ())
-        found |= {each: first.spelling.made[each].shape for each in members} if members else {name: shape}
+        members = spelling.aliases.get(name, ())
+        found |= {each: spelling.made[each].shape for each in members} if members else {name: shape}
     return found
 
 

@@ -27,6 +27,7 @@ from mergebuild.plan.architectures import Architectures
 from mergebuild.plan.batch import STATISTICS_OF_MADE
 from mergebuild.plan.description import Description, FileContent, Goal, Ground
 from mergebuild.plan.donors import donor
+from mergebuild.plan.layer_origins import layer_origins
 from mergebuild.plan.origins import Origins
 from mergebuild.plan.tensors import Tensors
 from mergebuild.plan.token_files import lines_of_tokens, token_files
@@ -385,7 +386,8 @@ class Describer:
         if not owner or made.is_lora or self._sources.file(owner).model.format != "sharded":
             return {}, ()
         assert tensors is not None
-        found = agree(self._recipe, self._sources, made.target, owner, specs, tensors.by_name)
+        origins = layer_origins(self._recipe, self._sources, self._folding, made.target.name, owner)
+        found = agree(self._recipe, self._sources, made.target, owner, specs, tensors.by_name, made, origins)
         return found.changes, found.notices
 
     def _parts(
