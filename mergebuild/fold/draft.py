@@ -20,7 +20,7 @@ from mergebuild.fold.view import View
 from mergebuild.layouts import Places, Selector
 from mergebuild.recipe.model import SelectorText, Target
 
-__all__ = ["ALL", "LIKENESS", "OF_A_SLICE", "Frame", "FrameDraft", "KindPlan", "Pattern", "Reach", "Scope"]
+__all__ = ["ALL", "LIKENESS", "Frame", "FrameDraft", "KindPlan", "Pattern", "Reach", "Scope"]
 
 _ZERO = Fraction(0)
 
@@ -39,15 +39,12 @@ class Scope(NamedTuple):
     """The selectors of later rules, which take precedence."""
     components: tuple[re.Pattern[str], ...] = ()
     """Patterns of components that are taken from elsewhere."""
-    forgiving: bool = False
-    """Whether keys that select nothing are no mistake, as they may be meant for tensors that other parts make."""
+    among: tuple[str, ...] = ()
+    """For a slice, whose inputs have only its own tensors: those of the other slices, which keys may select, too."""
 
 
 ALL = Scope()
 """The scope of a target without rules and components."""
-
-OF_A_SLICE = Scope(forgiving=True)
-"""The scope of a slice, whose inputs have only the tensors that it makes."""
 
 
 class KindPlan(NamedTuple):

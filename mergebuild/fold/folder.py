@@ -19,7 +19,7 @@ from mergebuild.fold import compatible
 from mergebuild.fold.channels import FittedChannels
 from mergebuild.fold.counterparts import Accounting, Spec
 from mergebuild.fold.division import Divisions
-from mergebuild.fold.draft import ALL, OF_A_SLICE, Frame, FrameDraft, KindPlan, Pattern, Scope
+from mergebuild.fold.draft import ALL, Frame, FrameDraft, KindPlan, Pattern, Scope
 from mergebuild.fold.forms import Blueprint, Form, Forms, Kin, Operation, Slot
 from mergebuild.fold.frames import Frames
 from mergebuild.fold.interning import Interner
@@ -38,7 +38,7 @@ from mergebuild.fold.numbers import (
     words_of,
 )
 from mergebuild.fold.selection import TensorSelection
-from mergebuild.fold.stacks import Stacks
+from mergebuild.fold.stacks import CutSlice, Stacks, scopes_of
 from mergebuild.fold.token_rows import OrderedRows, embedding_rows
 from mergebuild.fold.units import Units
 from mergebuild.fold.view import View, disagreements
@@ -195,11 +195,15 @@ class Folding:
         inputs = [self._inputs_of(each.target) for each in target.slices]
         plan = self._stacks.plan(target, inputs)
         slices = [self._stacks.cut(plan, index, views) for index, views in enumerate(inputs)]
-        parts = [
-            self._make(each.slice.target, OF_A_SLICE, self._frames.untied(each.slice.target, each.views))
-            for each in slices
-        ]
+        parts = [self._of_slice(each, scope) for each, scope in zip(slices, scopes_of(slices), strict=True)]
         return self._stacks.joined(target, plan, inputs, slices, parts)
+
+    def _of_slice(self, each: CutSlice, scope: Scope) -> Blueprint:
+        """Return the blueprint of a slice of a stack."""
+        target = each.slice.target
+        self._stacks.check_selectors(each)
+        views = self._rows.ordered(target, self._frames.untied(target, each.views, scope.among))
+        return self._make(target, scope, views)
 
     def _check_is_model(self, target: Target) -> None:
         """Check that a target of several parts, and each of its rules and slices, neither makes nor reads a LoRA.

@@ -29,6 +29,7 @@ from mergebuild.recipe.model import Target
 
 __all__ = [
     "Blueprint",
+    "FirstLayer",
     "Form",
     "Forms",
     "Kin",
@@ -185,6 +186,14 @@ class Behind(NamedTuple):
     """The base's spelling."""
 
 
+class FirstLayer(NamedTuple):
+    """The layer of the first input of a slice that a layer of a stack is made of."""
+
+    ref: str
+    stack: str
+    number: int
+
+
 class Blueprint(NamedTuple):
     """What a target will be: its tensors, how each is made, and notices."""
 
@@ -211,6 +220,8 @@ class Blueprint(NamedTuple):
     """Whether it is a LoRA, not a model."""
     adapter: Mapping[str, object] | None = None
     """For a LoRA whose tensors alone don't define their meaning: its configuration."""
+    layers: Mapping[str, tuple[FirstLayer, ...]] = MappingProxyType({})
+    """For a stack: by the name of each stack of layers that is made of slices, where its layers come from."""
     kin: Kin | None = None
     """The same object for blueprints that differ only in names, outputs and coefficients."""
 

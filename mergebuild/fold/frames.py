@@ -70,8 +70,7 @@ class Frames:
         words = self._selection.vocabulary(views)
         specs = self.specs(target, views)
         floats = tuple(name for name, spec in specs.items() if spec.is_float)
-        select_from = self._selection.forgiving if scope.forgiving else self._selection.selector
-        selector = select_from(words, floats)
+        selector = self._selection.selector(words, floats, scope.among)
         places = places_of(target, selector)
         reached = self._selection.reached(target, selector, places)
         reached = frozenset(name for name in reached if not is_constant(name, specs[name].shape))
@@ -143,16 +142,16 @@ class Frames:
             found = draft.makings[makings] = _made(target, draft, taken, meeting)
         return found._replace(accounts=meeting.accounts())
 
-    def untied(self, target: Target, views: tuple[View, ...]) -> tuple[View, ...]:
+    def untied(self, target: Target, views: tuple[View, ...], among: tuple[str, ...] = ()) -> tuple[View, ...]:
         """Return the inputs of a target, with tied names as tensors of their own where another input has such a tensor.
 
         If a head of its own takes part, all inputs are treated as untied models; if it takes no part, the first input's
-        tie stays.
+        tie stays. `among`: as in `Scope`.
         """
         tied = dict.fromkeys(name for view in views for name in view.tied if name not in view.specs)
         names = [name for name in tied if any(name in view.specs for view in views)]
         for name in names:
-            if name in views[0].specs or self._takes_part(target, views, name):
+            if name in views[0].specs or self._takes_part(target, views, name, among):
                 views = tuple(self._views.untied(view, name) for view in views)
         return self._without_dropped(target, views)
 
@@ -171,7 +170,7 @@ class Frames:
                 view = self._views.untied(view, name)
         return view
 
-    def _takes_part(self, target: Target, views: tuple[View, ...], name: str) -> bool:
+    def _takes_part(self, target: Target, views: tuple[View, ...], name: str, among: tuple[str, ...] = ()) -> bool:
         """Whether a name that is tied in an input is merged with another input's own tensor."""
         words = self._selection.vocabulary(views)
         spec = next(view.specs[view.tied[name]] for view in views if name in view.tied)
@@ -179,7 +178,7 @@ class Frames:
             *(each for each, other in views[0].specs.items() if other.is_float),
             *((name,) if spec.is_float else ()),
         )
-        selector = self._selection.forgiving(words, floats)  # mistakes are told when the draft is made
+        selector = self._selection.selector(words, floats, tuple(other for other in among if other != name))
         return name in self._selection.reached(target, selector, places_of(target, selector))
 
     def in_dtype(self, specs: Mapping[str, Spec], dtype: str | None) -> Mapping[str, Spec]:

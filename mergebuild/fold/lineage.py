@@ -18,7 +18,7 @@ from mergebuild.fold.forms import Blueprint, Kinds, Slot
 from mergebuild.layouts import Layout
 from mergebuild.naming.canonical import is_constant
 from mergebuild.recipe import Recipe
-from mergebuild.recipe.model import Target
+from mergebuild.recipe.model import Slice, Target
 from mergebuild.results.looks import Lineage
 
 __all__ = ["Shares", "lineage", "proportions", "summarize"]
@@ -183,7 +183,7 @@ def _tree(recipe: Recipe, target: str) -> Iterator[str]:
             yield f"{indent}{name}"
             continue
         made = recipe.target(name)
-        how = [_method(made)]
+        how = [_slice(each) for each in made.slices] or [_method(made)]
         how += [f"{_method(rule.target)} for {', '.join(each.text for each in rule.tensors)}" for rule in made.rules]
         line = f"{indent}{name} ({_kept(made)}): {'; '.join(how)}"
         yield f"{line} (as above)" if name in shown else line
@@ -195,6 +195,12 @@ def _tree(recipe: Recipe, target: str) -> Iterator[str]:
 def _kept(target: Target) -> str:
     """Return where a target is written, or what is done with it instead."""
     return target.output or ("virtual" if target.folds else f"rounded to {target.dtype}")
+
+
+def _slice(each: Slice) -> str:
+    """Return how a slice of a stack is made, and of which layers."""
+    pairs = zip(each.target.inputs, each.layers, strict=True)
+    return f"{_method(each.target)} of {', '.join(f'{layers.text} of {given.ref}' for given, layers in pairs)}"
 
 
 def _method(target: Target) -> str:

@@ -47,7 +47,7 @@ class TensorSelection:
     def __init__(self, parts_of: Callable[[View], Mapping[str, re.Pattern[str]]]) -> None:
         """`parts_of`: returns the parts of an input by the rules of names, by what people call them."""
         self._parts_of = parts_of
-        self._selectors: dict[tuple[str | None, tuple[str, ...], int], tuple[Selector, Vocabulary]] = {}
+        self._selectors: dict[tuple[object, ...], tuple[Selector, Vocabulary]] = {}
         self._spellings: dict[object, tuple[Mapping[str, tuple[str, ...]], Sequence[View]]] = {}
         """By the spellings and ties of views, which are kept alive."""
         self._patience = Patience()
@@ -67,14 +67,14 @@ class TensorSelection:
             self._spellings[key] = (_other_names(spelled, own, with_ties=with_ties), spelled)
         return Vocabulary(views[0].layout, self._spellings[key][0], parts, _shared(spelled))
 
-    def selector(self, words: Vocabulary, names: tuple[str, ...]) -> Selector:
-        """Return the selector of numbers over these tensors; made once."""
+    def selector(self, words: Vocabulary, names: tuple[str, ...], among: tuple[str, ...] = ()) -> Selector:
+        """Return the selector of numbers over these tensors, of which keys may select others, too; made once."""
         layout = words.layout
-        key = (layout.name if layout else None, names, id(words.spellings))
+        key = (layout.name if layout else None, names, id(words.spellings), among)
         found = self._selectors.get(key)
         if found is None:
             found = self._selectors[key] = (
-                Selector(layout, names, self._patience, words.spellings, words.parts, words.shared),
+                Selector(layout, names, self._patience, words.spellings, words.parts, words.shared, among=among),
                 words,
             )
         return found[0]

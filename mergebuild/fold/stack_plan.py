@@ -16,7 +16,7 @@ from mergebuild.errors import RecipeError, did_you_mean
 from mergebuild.fold.view import View
 from mergebuild.recipe.model import LayerRange, Slice, Target
 
-__all__ = ["StackPlan", "plan_of", "stack_of"]
+__all__ = ["StackPlan", "is_following", "plan_of", "stack_of"]
 
 _FOLLOWING: Final = frozenset(
     "norm ln_f ln_out ln_final ln_post norm_f final_norm final_layernorm final_layer_norm layer_norm layernorm"
@@ -53,7 +53,7 @@ class StackPlan(NamedTuple):
         best = max(shared)
         if best < max((_common(words, other) for other in self.others), default=0):
             return 0
-        follows = any(word in _FOLLOWING for word in words) and not (layered(name) and best == 0)
+        follows = is_following(name) and not (layered(name) and best == 0)
         near = [part for part, count in zip(self.parts, shared, strict=True) if count == best]
         part = near[-1] if follows else near[0]
         if best == 0 and (part.stack.half == "encoder" or part.stack.part != "text"):
@@ -82,6 +82,11 @@ class StackPlan(NamedTuple):
         if not 0 <= number < layers.count:
             return None
         return Layered(self.stacks[index], self.offsets[index] + number, at.rest).name
+
+
+def is_following(name: str) -> bool:
+    """Return whether a tensor follows the layers, such as the final norm or the head."""
+    return any(word in _FOLLOWING for word in name.split("."))
 
 
 def plan_of(target: Target, firsts: Sequence[View]) -> StackPlan:

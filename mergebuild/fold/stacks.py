@@ -20,18 +20,19 @@ from typing import NamedTuple
 from mergebuild.configuration.layers import layered
 from mergebuild.errors import MismatchError, Problem, RecipeError
 from mergebuild.fold.counterparts import Spec, together
-from mergebuild.fold.forms import Blueprint, Form, Forms, Kinds, Slot
+from mergebuild.fold.draft import Scope
+from mergebuild.fold.forms import Blueprint, FirstLayer, Form, Forms, Kinds, Slot
 from mergebuild.fold.frames import Frames
 from mergebuild.fold.interning import Interner
 from mergebuild.fold.naming import table
 from mergebuild.fold.numbers import listed
 from mergebuild.fold.selection import TensorSelection
-from mergebuild.fold.stack_plan import StackPlan, plan_of, stack_of
+from mergebuild.fold.stack_plan import StackPlan, is_following, plan_of, stack_of
 from mergebuild.fold.view import MODEL_LIKENESS, View
 from mergebuild.naming.spelling import FileSpelling
-from mergebuild.recipe.model import LayerRange, NumberPerTensor, Slice, Target
+from mergebuild.recipe.model import LayerRange, Slice, Target
 
-__all__ = ["CutSlice", "Stacks"]
+__all__ = ["CutSlice", "Stacks", "scopes_of"]
 
 
 class CutSlice(NamedTuple):
@@ -40,7 +41,18 @@ class CutSlice(NamedTuple):
     slice: Slice
     views: tuple[View, ...]
     own_names: Mapping[str, str]
-    """By tensor of the output, its name in the first input."""
+    """By tensor of the output, its name in the first input: of parameters, and of stored tensors that are several."""
+
+    @property
+    def floats(self) -> tuple[str, ...]:
+        """Its floating-point tensors."""
+        return tuple(name for name, spec in self.views[0].specs.items() if spec.is_float)
+
+
+def scopes_of(slices: Sequence[CutSlice]) -> Sequence[Scope]:
+    """Return the scope of each slice of a stack, whose keys may select tensors of other slices."""
+    every = dict.fromkeys(name for each in slices for name in each.floats)
+    return [Scope(among=tuple(name for name in every if name not in each.views[0].specs)) for each in slices]
 
 
 class Stacks:
@@ -76,7 +88,12 @@ class Stacks:
             self._cut(plan, index, view, {name: own for name, own in some.items() if own in view.specs})
             for view, some in zip(views, names, strict=True)
         ]
-        return CutSlice(each, tuple(cut), names[0])
+        own = {
+            stored: views[0].spelling.stored(names[0][members[0]])
+            for stored, members in cut[0].spelling.aliases.items()
+            if members[0] in names[0]
+        }
+        return CutSlice(each, tuple(cut), {**names[0], **own})
 
     def _cut(self, plan: StackPlan, index: int, view: View, names: Mapping[str, str]) -> View:
         key = (view.input.ref, *MODEL_LIKENESS(view), tuple(names.items()))
@@ -121,8 +138,7 @@ class Stacks:
             first, specs=made.specs, palette=(), kinds=None, spelling=spelling, tied=made.tied, copies=(), refused={}
         )
         made.drop(self._selection.dropped(target, (whole,), made.specs) if target.drop else frozenset())
-        self._check_selectors(target, whole, slices)
-        return self._blueprint(target, parts, made, spelling)
+        return self._blueprint(target, parts, made, spelling)._replace(layers=_layers_of(plan, inputs))
 
     def _blueprint(
         self, target: Target, parts: Sequence[Blueprint], made: _Joined, spelling: FileSpelling
@@ -155,37 +171,22 @@ class Stacks:
 
         return part._replace(forms=Forms(part.forms.kinds, tuple(map(told, part.forms.palette))))
 
-    # -- mistakes
-
-    def _check_selectors(self, target: Target, whole: View, slices: Sequence[CutSlice]) -> None:
-        """Check that each selector of a slice selects something there, and each of the target anywhere.
+    def check_selectors(self, each: CutSlice) -> None:
+        """Check that each selector of the numbers that a slice itself gives selects something in the slice.
 
         Raises:
             RecipeError: with all problems.
         """
-        problems: dict[Problem, None] = {}
-        for each in slices:
-            own = {key: number for key, number in each.slice.target.numbers.items() if key in each.slice.own}
-            problems |= dict.fromkeys(self._mistakes(own, each.views))
-            rest = {key: number for key, number in each.slice.target.numbers.items() if key not in own}
-            problems |= dict.fromkeys(self._mistakes(rest, (whole,)))
-        if problems:
-            raise RecipeError(list(problems))
-        if target.merge is not None:
-            words = self._selection.vocabulary((whole,))
-            self._selection.selector(words, _floats(whole.specs)).select(target.merge)
-
-    def _mistakes(
-        self, numbers: Mapping[str, NumberPerTensor | tuple[NumberPerTensor, ...]], views: Sequence[View]
-    ) -> Iterator[Problem]:
-        if not numbers:
-            return
-        selector = self._selection.selector(self._selection.vocabulary(views), _floats(views[0].specs))
-        for each in (one for number in numbers.values() for one in listed(number)):
+        problems: list[Problem] = []
+        selector = self._selection.selector(self._selection.vocabulary(each.views), each.floats)
+        own = (number for key, number in each.slice.target.numbers.items() if key in each.slice.own)
+        for one in (one for number in own for one in listed(number)):
             try:
-                selector.places(each)
+                selector.places(one)
             except RecipeError as error:
-                yield from error.problems
+                problems.extend(error.problems)
+        if problems:
+            raise RecipeError(problems)
 
 
 class _Joined:
@@ -206,13 +207,14 @@ class _Joined:
     def take_ties(self, parts: Sequence[Blueprint], copies: Sequence[str]) -> None:
         """Take names that are tied in a slice to a tensor that, perhaps, another slice makes.
 
+        A head that is another embedding than the stack's becomes a tensor of its own. Embeddings stay one.
         `copies`: of these names those that the first input's files hold nevertheless.
         """
         for index, part in enumerate(parts):
             for name, other in part.tied.items():
                 if self._plan.owner(name) != index or other not in part.specs:
                     continue
-                if other in self.specs and self._is_one(part, other):
+                if other in self.specs and (not is_following(name) or self._is_one(part, other)):
                     self.tied[name] = other
                     if name in copies:
                         self.specs[name], self._form_of[name] = self.specs[other], self._form_of[other]
@@ -267,6 +269,16 @@ def _names_of(plan: StackPlan, index: int, place: int, view: View) -> Mapping[st
             elif (other := view.tied[name]) in view.specs and plan.renamed(index, own, layers, other) is None:
                 names[other] = other  # the value of a name that the slice makes
     return names
+
+
+def _layers_of(plan: StackPlan, inputs: Sequence[Sequence[View]]) -> Mapping[str, tuple[FirstLayer, ...]]:
+    """Return where the layers of each stack come from, by the first inputs of the slices."""
+    found: dict[str, list[FirstLayer]] = {}
+    for each, stack, views in zip(plan.slices, plan.stacks, inputs, strict=True):
+        own, layers = stack_of(each, views[0]).name, each.layers[0]
+        numbers = range(layers.first, layers.first + layers.count)
+        found.setdefault(stack, []).extend(FirstLayer(views[0].input.ref, own, number) for number in numbers)
+    return {stack: tuple(some) for stack, some in found.items()}
 
 
 def _no_such_layers(each: Slice, view: View, layers: LayerRange, last: int) -> RecipeError:
@@ -326,7 +338,3 @@ def _spelling_of(target: Target, plan: StackPlan, first: View, specs: Mapping[st
         elif known := like.get((at.stack, at.rest)):
             names[name] = name if name in known else known[-1]
     return _renumbered(target, first, names)
-
-
-def _floats(specs: Mapping[str, Spec]) -> tuple[str, ...]:
-    return tuple(name for name, spec in specs.items() if spec.is_float)

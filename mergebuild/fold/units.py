@@ -44,6 +44,10 @@ class Unit(NamedTuple):
         """The parameters."""
         return tuple(dict.fromkeys(name for name, _, _ in self.rows))
 
+    def read_by(self, slot: Slot) -> Unit:
+        """Return the same of the parameters that a slot reads for its own, such as those of another layer."""
+        return self._replace(rows=tuple((slot.tensor(name), begin, end) for name, begin, end in self.rows))
+
 
 def units_in(spelling: FileSpelling, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Unit]:
     """Yield the stored tensors of a file that are several of these parameters, as whole rows; also those in stacks."""
@@ -174,9 +178,8 @@ class Units:
             known = [view.palette[view.kind(name)] for name in unit.members if name in view.specs]
             if len(known) < len(unit.members) or any(form is not known[0] for form in known):
                 continue
-            owners = {slot: self._owner(slot.owner, unit) for slot, _ in known[0].terms}
-            named = all(slot.tensor(name) == name for slot in owners for name in unit.members)
-            if known[0].operation is None and named and all(owners.values()):
+            owners = {slot: self._owner(slot.owner, unit.read_by(slot)) for slot, _ in known[0].terms}
+            if known[0].operation is None and all(owners.values()):
                 terms = {Slot(owners[slot], own(unit.name)): share for slot, share in known[0].terms}
                 found[unit.name] = self._intern(terms)
         return found
@@ -197,7 +200,7 @@ class Units:
         size = DTYPES_BY_WORD[first.dtype].size
         made = TensorInfo(unit.name, first.dtype, unit.shape, 0, prod(unit.shape) * size, pieces[0].file, pieces)
         part = Model(model.format, model.files, model.sizes, {unit.name: made}, {})
-        return self._sources.renamed(ref, unit.name, part)
+        return self._sources.renamed(ref, f"{unit.name} of {unit.members[0]}", part)
 
 
 def _is_part(info: TensorInfo | None, dtype: str, unit: Unit) -> bool:

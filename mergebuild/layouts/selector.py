@@ -72,15 +72,18 @@ class Selector:
         shared: Mapping[str, Collection[str]] = MappingProxyType({}),
         *,
         forgiving: bool = False,
+        among: Sequence[str] = (),
     ) -> None:
-        """Take the tensors; the arguments are those of `Keys`.
+        """Take the tensors; the other arguments are those of `Keys`.
 
         `forgiving`: a key that selects nothing is no mistake, because it is meant for other tensors than these.
+        `among`: other tensors that keys may select, too. They get no numbers, and no gradient runs over them.
         """
         self.layout = layout
         self._forgiving = forgiving
         self.names: Names = tuple(names)
-        self._keys = Keys(layout, self.names, patience, spellings, parts, shared)
+        self._every: Names = (*self.names, *among)
+        self._keys = Keys(layout, self._every, patience, spellings, parts, shared)
         self._positions: Mapping[str, Fraction] | None = None
         self._places: dict[tuple[object, ...], Places] = {}
 
@@ -151,9 +154,10 @@ class Selector:
         block_of = self._keys.block_of
         of: dict[str, int] = {}
         values: dict[tuple[int, str | None], int] = {}
+        own = None if self._every == self.names else frozenset(self.names)
         for rule, names in self._decide(rules):
             by_block = not isinstance(rules[rule].value, _ONE_NUMBER)
-            for name in names:
+            for name in names if own is None else filter(own.__contains__, names):
                 of[name] = values.setdefault((rule, block_of[name] if by_block else None), len(values))
         return Places(of, tuple(values))
 
@@ -167,7 +171,7 @@ class Selector:
         for name, index in winner.items():
             won.setdefault(index, []).append(name)
         for index, names in reached.items():
-            if index not in won and rules[index].key != "default":
+            if names and index not in won and rules[index].key != "default":
                 problems.append(_overridden(rules, index, {winner[name] for name in names}))
         if problems and not self._forgiving:
             raise RecipeError(problems)
@@ -188,12 +192,12 @@ class Selector:
         value = rule.value
         if isinstance(value, Elemental):
             return self._keys.elemental(value)
-        names = self.names if rule.key in _EVERYTHING else self._keys.select(rule.key)
+        names = self._every if rule.key in _EVERYTHING else self._keys.select(rule.key)
         if isinstance(value, Constant):
             return names
         blocks, block_of = self._blocks_with_numbers(value), self._keys.block_of
         reached = tuple(name for name in names if block_of.get(name) in blocks)
-        if not reached:
+        if not reached and self._every == self.names:
             raise self._reaches_nothing(rule.key, value, blocks)
         return reached
 

@@ -53,10 +53,10 @@ def read_slices(table: TargetTable) -> list[MadeSlice] | None:
         table.problems.add("bad-value", f"{table.what('slices')} is empty", node.at, help=_SLICES)
     found = [_slice(table, number, item) for number, item in enumerate(items or [])]
     whole = [each for each in found if each is not None]
-    if len(table.problems) == before:
+    if len(table.problems) == before and len(whole) == len(found):  # a method of the user's own may be invalid
         _check_empty(table, whole)
         _check_used(table, whole)
-    return whole if len(table.problems) == before else []
+    return whole if len(table.problems) == before and len(whole) == len(found) else []
 
 
 def with_slices(target: Target, slices: Sequence[MadeSlice]) -> Target:
