@@ -243,7 +243,7 @@ class Folding:
             kin = alike.kin[forms.slots] = Kin(forms.owners)
         return kin
 
-    def _alike_of(self, target: Target, scope: Scope, inputs: tuple[View, ...] | None) -> _Alike:
+    def _alike_of(self, target: Target, scope: Scope, inputs: tuple[View, ...] | None = None) -> _Alike:
         """Return what a target has in common with its kin that use the same inputs; computed once."""
         key = (id(target.kin), structures(target.numbers), scope)
         kindred = self._kindred.get(key) if target.kin is not None else None

@@ -122,7 +122,7 @@ def _layers_apart(own: dict[str, Node]) -> dict[str, Node]:
             items = [_without_layers(item, f"{role}[{index}]", found) for index, item in enumerate(node.value)]
             own[role] = node._replace(value=items)
         else:
-            own[role] = _only_model(_without_layers(node, role, found))
+            own[role] = _without_layers(node, role, found)
     return found
 
 
@@ -132,11 +132,6 @@ def _without_layers(node: Node, role: str, found: dict[str, Node]) -> Node:
         return node
     found[role] = node.value["layers"]
     return node._replace(value={key: value for key, value in node.value.items() if key != "layers"})
-
-
-def _only_model(node: Node) -> Node:
-    """Return the name in a table of an input that has nothing else."""
-    return node.value["model"] if isinstance(node.value, dict) and [*node.value] == ["model"] else node
 
 
 def _ranges(
