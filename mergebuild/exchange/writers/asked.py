@@ -106,15 +106,22 @@ class Asked:
             self.refuse(f"source `{source.name}` is a folder, and {self.format} reads files", source.where)
         return self.path(source)
 
+    def check_output(self) -> None:
+        """Refuse a target without an output, which keeps what it does not merge in its own dtype, unlike any file."""
+        if self.target.output is None:
+            message = f"target `{self.target.name}` has no output, and a recipe's result has one"
+            self.refuse(message, self.target.where, help='give it one, such as `output = "out.safetensors"`')
+
     def check_file(self) -> str:
         """Return the suffix of the file that the target is; "", and refused, where it is none."""
-        output = self.target.output or ""
-        suffix = PurePosixPath(output).suffix
+        output = self.target.output
+        suffix = PurePosixPath(output or "").suffix
         if suffix in (".safetensors", ".ckpt"):
             return suffix
-        told = f"is a folder: `{output}`" if output else "has no output"
-        message = f"target `{self.target.name}` {told}, and {self.format} writes a file"
-        self.refuse(message, self.target.where, "output", help='give it one, such as `output = "out.safetensors"`')
+        self.check_output()
+        if output is not None:
+            message = f"the output of target `{self.target.name}` is a folder, and {self.format} writes files"
+            self.refuse(message, self.target.where, "output")
         return ""
 
     def is_halved(self) -> bool:

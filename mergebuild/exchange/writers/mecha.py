@@ -29,12 +29,13 @@ _IN_BASE: Final = re.compile(r"(?:^|\.)(?:time_embed|label_emb)\.")
 _UNSAYABLE: Final = re.compile(r"[=\r\n]|^\s|\s$")
 """What a path must not have: the tool takes an argument with `=` for a named one, also in quotes."""
 _ZERO_IS_FIRST: Final = frozenset({"weighted_sum", "add_difference"})
-"""Linear methods whose result is the first input where their number is 0."""
+"""Methods whose result is the first input where their number is 0, as where none reaches; others compute it."""
 
 
 def write(asked: Asked) -> str:
     """Return the instructions; what the format can't say is refused."""
     steps = asked.steps
+    asked.check_output()
     for step in steps:
         asked.check(step)
         _check_method(asked, step)
@@ -127,7 +128,7 @@ def _by_block(asked: Asked, step: Target, name: str, number: NumberPerTensor, la
     reached = asked.reached(step, number)
     found: dict[str, Fraction] = {}
     for tensor in asked.floats(step):
-        if tensor not in reached and not _is_first_at_zero(step, name):
+        if tensor not in reached and step.method not in _ZERO_IS_FIRST:
             asked.refuse(f"`{name}` of `{step.name}` does not reach `{tensor}`", step.where, name, key=True)
             return {}
         block, here = _block(tensor, layout), reached.get(tensor, Fraction(0))
@@ -152,12 +153,6 @@ def _blocks_of(layout: Layout) -> Sequence[str]:
     return max((blocks for blocks in layout.mbw if blocks[0] == "BASE"), key=len)
 
 
-def _is_first_at_zero(step: Target, name: str) -> bool:
-    """Whether a tensor at which the number is 0 is the first input's, as one that it does not reach."""
-    parameter = step.row.parameter(name) if step.row else None
-    return step.method in _ZERO_IS_FIRST or (parameter is not None and parameter.nothing_at_zero)
-
-
 def _float(decimal: str) -> str:
     """Return a number as the tool writes one: with a point."""
     return decimal if "." in decimal else f"{decimal}.0"
@@ -165,7 +160,7 @@ def _float(decimal: str) -> str:
 
 def _cast(asked: Asked, text: _Instructions, result: str) -> None:
     """Say the dtype of the result, unless it is float16."""
-    dtype = asked.dtype() if asked.target.output else "float32"
+    dtype = asked.dtype()
     if dtype is None:
         message = f"the tensors of `{asked.target.name}` have several dtypes, and {asked.format} writes one"
         asked.refuse(message, asked.target.where, "dtype", help='give it one, such as `dtype = "float16"`')

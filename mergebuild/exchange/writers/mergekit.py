@@ -26,11 +26,11 @@ _IN_NAME: Final = re.compile(r"[^A-Za-z0-9_-]+")
 _DTYPES: Final = ("float32", "float16", "bfloat16")
 _YAML_WORDS: Final = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", ".inf", ".nan"))
 _ONE: Final = Fraction(1)
-_UNDEFINED_AT_ZERO: Final = ("linear", "nuslerp", "multislerp")
 
 
 def write(asked: Asked) -> str:
     """Return the documents; what the format can't say is refused."""
+    asked.check_output()
     documents = _WrittenSteps(asked)
     found = [documents.document(step) for step in asked.steps if documents.is_document(step)]
     return "---\n".join("".join(f"{line}\n" for line in lines) for lines in found)
@@ -109,10 +109,14 @@ class _WrittenSteps:
     def __init__(self, asked: Asked) -> None:
         self._asked = asked
         self._names: dict[str, str] = {}
+        self._bases = {each.inputs[0].ref for each in asked.steps if each.method == "add_lora"}
 
     def is_document(self, step: Target) -> bool:
-        """Whether a step has a document; a model with a LoRA is a reference, unless it is what is asked for."""
-        return step is self._asked.target or step.method != "add_lora"
+        """Whether a step has a document. A model with a LoRA is a reference, if it is not what is asked for.
+
+        Nor what gets a second LoRA.
+        """
+        return step.method != "add_lora" or step is self._asked.target or step.name in self._bases
 
     def document(self, step: Target) -> list[str]:
         """Return the lines of a step."""
@@ -124,7 +128,7 @@ class _WrittenSteps:
             asked.refuse(message, step.where, "formula" if step.formula else "method")
             return []
         self._check_parameters(step, step.row, row)
-        self._check_reached(step, row)
+        self._check_reached(step)
         lines = [] if step is asked.target else [f"name: {self._name(step)}"]
         lines += [f"merge_method: {row.name}", *self._models(step, row)]
         lines += _block("parameters", self._shared(step, row))
@@ -169,12 +173,12 @@ class _WrittenSteps:
                 )
             seen.add(text)
 
-    def _check_reached(self, step: Target, row: _Wording) -> None:
+    def _check_reached(self, step: Target) -> None:
         """Refuse tensors that no model's weight reaches, if weights that are all 0 would not leave them as they are."""
         weights = step.numbers.get("weight")
-        if row.name not in _UNDEFINED_AT_ZERO or not isinstance(weights, tuple):
+        if step.method == "task_arithmetic" or not isinstance(weights, tuple):
             return
-        if all(each.constant is not None or each.rules[0].key == "default" for each in weights):
+        if any(each.constant is not None for each in weights):
             return
         reached = {name for each in weights for name in self._asked.reached(step, each)}
         if len(reached) < len(self._asked.floats(step)):

@@ -30,11 +30,6 @@ _WORDS: Final = ("self_attn", "mlp", "norm", "layers.", "embed_tokens", "lm_head
 """Parts of names that groups and blocks are tried as."""
 _MOST_NAMES: Final = 40
 """Names of single tensors that a key may come to."""
-_UNREACHED: Final = {"scale": Fraction(1)}
-"""By method, the number at which a tensor is the first input's; 0 for all others that have such a number."""
-_FIRST_AT_ZERO: Final = frozenset({"linear", "task_arithmetic"})
-"""Methods without a mark in their rows, in which a model of weight 0 takes no part."""
-
 _Anchors = tuple[Fraction, ...]
 
 
@@ -88,13 +83,15 @@ class _Filters:
 
     def _unreached(self) -> Fraction:
         """Return the number of a tensor that ours does not reach: one that changes nothing."""
-        parameter = self._step.row.parameter(self._name) if self._step.row else None
+        step = self._step
+        parameter = step.row.parameter(self._name) if step.row else None
         if parameter is not None and isinstance(parameter.default, Fraction):
             return parameter.default
-        method = self._step.method
-        if method not in _UNREACHED and method not in _FIRST_AT_ZERO and not (parameter and parameter.nothing_at_zero):
-            self._refuse("leaves out tensors, for which there is no number that does")
-        return _UNREACHED.get(method, Fraction(0))
+        if step.method == "scale":
+            return Fraction(1)
+        if parameter is None or parameter.per != "model":
+            self._refuse("leaves out tensors, which have a number there too, and none is the same as none")
+        return Fraction(0)  # another model's weight reaches it, or the method is linear
 
     def _one_gradient(self) -> _Filter | None:
         """Return the gradient that is the number by default, if there is one."""
