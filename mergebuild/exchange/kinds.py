@@ -29,6 +29,7 @@ KINDS: Final[tuple[str, ...]] = (
     "block_weighted_history",
     "block_weight_presets",
     "merge_board_history",
+    "bayesian_merger",
     "auto_mbw",
     "shell_commands",
     "mergekit",

@@ -27,6 +27,7 @@ _MAKERS: Final = {
     "webui": "webui",
     "sd-webui-supermerger": "supermerger_metadata",
     "sd-webui-model-mixer": "model_mixer",
+    "mergebuild": "ours",
 }
 """By the `type` of a recipe, the module of its tool."""
 _RECIPE_KEYS: Final = ("sd_merge_recipe", "merge_recipe")

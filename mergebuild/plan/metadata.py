@@ -292,7 +292,33 @@ def _recipe_node(target: Target) -> dict[str, object]:
         node["flags"] = dict(target.flags)
     if target.words:
         node["words"] = dict(target.words)
-    return node | _parts_of(target)
+    return node | _choices(target) | _parts_of(target)
+
+
+def _choices(target: Target) -> dict[str, object]:
+    """Return what a node says of which tensors are merged and written, and of rounding, if that is not the usual."""
+    node: dict[str, object] = {}
+    if target.merge is not None:
+        node["merge"] = [each.text for each in target.merge]
+    if target.drop:
+        node["drop"] = [each.text for each in target.drop]
+    if target.output is not None:
+        node["rounded"] = target.dtype
+    if order := {key: keys for key, number in target.numbers.items() if (keys := _order(number))}:
+        node["order"] = order
+    usual = {"missing": "keep", "ema": "drop", "nonfinite": "error", "on_channels": "error", "architectures": "error"}
+    return node | {key: word for key, plain in usual.items() if (word := getattr(target, key)) != plain}
+
+
+def _order(number: NumberPerTensor | tuple[NumberPerTensor, ...]) -> list[object]:
+    """Return the keys of a number per tensor in their order, of which the later win; of several numbers, those of each.
+
+    Empty where no number has two keys.
+    """
+    if isinstance(number, NumberPerTensor):
+        return [rule.key for rule in number.rules] if len(number.rules) > 1 else []
+    found: list[object] = [_order(each) for each in number]
+    return found if any(found) else []
 
 
 def _numbers(target: Target) -> dict[str, object]:

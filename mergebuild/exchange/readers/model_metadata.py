@@ -21,7 +21,7 @@ def recognizes(file: RecipeFile) -> bool:
 def read(file: RecipeFile, draft: Draft) -> None:
     """Add the merges behind the file."""
     lineage = lineage_of(file)
-    name = words_of(lineage.recipe.get("custom_name")) or file.stem
+    name = words_of(lineage.recipe.get("custom_name")) or words_of(lineage.recipe.get("target")) or file.stem
     made = lineage.write(draft, name=name, output=f"{name}.safetensors")
     draft.default.append(made)
     for key in _OTHERS:

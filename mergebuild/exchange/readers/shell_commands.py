@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from mergebuild.errors import Place, RecipeError
-from mergebuild.exchange.commands import kohya
+from mergebuild.exchange.commands import kohya, meh
 from mergebuild.exchange.commands.command_line import CommandLine, commands_in
 from mergebuild.exchange.draft import Draft
 from mergebuild.exchange.merges.chain import MOST_MERGES
@@ -16,7 +16,18 @@ from mergebuild.exchange.recipe_file import RecipeFile
 
 __all__ = ["read", "recognizes"]
 
-_SCRIPTS: Final[Mapping[str, Callable[[CommandLine, Draft], None]]] = {**kohya.SCRIPTS}
+
+def _merge_models(line: CommandLine, draft: Draft) -> None:
+    """Take `merge_models.py`, of which kohya's has `--models` and sd-meh's one option a model."""
+    (kohya.SCRIPTS["merge_models.py"] if line.has("models") else meh.merge)(line, draft)
+
+
+_SCRIPTS: Final[Mapping[str, Callable[[CommandLine, Draft], None]]] = {
+    **kohya.SCRIPTS,
+    "merge_models.py": _merge_models,
+    "merge_meh": meh.merge,
+    "merge_meh.py": meh.merge,
+}
 _SIGN: Final = re.compile(rf"(?:^|[\s\\/\"'])(?:{'|'.join(map(re.escape, _SCRIPTS))})[\"']?\s")
 _MOST_SIGNS: Final = 1_000_000
 
