@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mergebuild.cli.options import FileName, FolderName, subcommand
+from mergebuild.cli.options import FileName, FileOrFolder, FolderName, subcommand
 from mergebuild.cli.settings import Settings
 
 __all__ = ["command"]
@@ -16,7 +16,7 @@ NOT_ALL = 11
 
 
 @subcommand("import")
-@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=FileName())
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=FileOrFolder())
 @click.option("-o", "--output", metavar="FILE", type=FileName(), help="Write the mergefile there, if no file is.")
 @click.option("--models", multiple=True, metavar="DIR", type=FolderName(), help="A folder to look for models in.")
 @click.option("--hash", "hash_all", is_flag=True, help="Look for models by the hashes of all files.")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FileName",
+    "FileOrFolder",
     "FolderName",
     "OutputName",
     "SectionedHelp",
@@ -60,6 +61,14 @@ class FileName(TextType):
         from click.shell_completion import CompletionItem
 
         return [CompletionItem(incomplete, type="file")]
+
+
+class FileOrFolder(FileName):
+    """The path of a file, or of a folder of such files; it need not exist."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002
+        """Take any path."""
+        return value
 
 
 class OutputName(FileName):

@@ -31,8 +31,8 @@ KINDS: Final[tuple[str, ...]] = (
     "merge_board_history",
     "bayesian_merger",
     "auto_mbw",
-    "shell_commands",
     "mergekit",
+    "shell_commands",
     "merge_board",
     "block_weights",
 )

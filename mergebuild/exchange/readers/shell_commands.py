@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from mergebuild.errors import Place, RecipeError
-from mergebuild.exchange.commands import kohya, meh
+from mergebuild.exchange.commands import kohya, meh, mergekit
 from mergebuild.exchange.commands.command_line import CommandLine, commands_in
 from mergebuild.exchange.draft import Draft
 from mergebuild.exchange.merges.chain import MOST_MERGES
@@ -24,6 +24,7 @@ def _merge_models(line: CommandLine, draft: Draft) -> None:
 
 _SCRIPTS: Final[Mapping[str, Callable[[CommandLine, Draft], None]]] = {
     **kohya.SCRIPTS,
+    **mergekit.SCRIPTS,
     "merge_models.py": _merge_models,
     "merge_meh": meh.merge,
     "merge_meh.py": meh.merge,
