@@ -27,7 +27,7 @@ RECIPES = {
 }
 RANDOM = ("dare",)
 """What no other program draws again."""
-OTHERWISE = ("union of tokenizers", "frankenmerge", "depth up-scaling")
+OTHERWISE = ("union of tokenizers",)
 """What depends on more than tensors; held in tests of its own."""
 _LAYERS = 32
 _ULPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-20}
@@ -107,8 +107,8 @@ def test_an_imported_recipe_is_what_mergekits_rules_make_of_it(
     dtype = documents[-1].get("out_dtype") or documents[-1]["dtype"]
     for tensor, values in wanted.items():
         assert str(built[tensor].dtype) == f"torch.{dtype}"
-        distance = (built[tensor].double() - values).abs().max() / values.abs().max()
-        assert distance <= _ULPS[dtype], tensor
+        distance = (built[tensor].double() - values).abs().max()
+        assert distance <= _ULPS[dtype] * values.abs().max(), tensor
 
 
 @pytest.mark.parametrize("title", RANDOM)
