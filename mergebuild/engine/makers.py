@@ -24,6 +24,8 @@ from mergebuild.engine.work import Combination, KernelCall, Step
 from mergebuild.key import narrows
 from mergebuild.lora import DeltaSum, Extraction, Merging, Role
 from mergebuild.methods.call import unit_of
+from mergebuild.methods.gates import PromptTokens
+from mergebuild.methods.kernels.experts import gates_of
 from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, all_finite
 from mergebuild.methods.kernels.linear import combine
 from mergebuild.methods.kernels.lora import LoraDeltas
@@ -39,6 +41,7 @@ __all__ = [
     "Adding",
     "Factoring",
     "Gathering",
+    "Gating",
     "LinearMaker",
     "Maker",
     "Narrowing",
@@ -376,6 +379,35 @@ def _mean_of(rows: Sequence[Tensor]) -> Tensor:
     return total / len(rows)
 
 
+class Gating(OperationMaker):
+    """Makes the gates of experts from the embeddings of their prompts' tokens, which alone are read."""
+
+    def __init__(self, step: Step, inputs: Sequence[int], kept: int | None, operation: KernelCall) -> None:
+        super().__init__(step, inputs, kept, operation)
+        tokens = operation.arguments["tokens"]
+        assert isinstance(tokens, PromptTokens)
+        self.parts = operation.parts
+        self.unit = max(1, step.count)
+        self._tokens = tokens
+        self._width = operation.shape[1]
+        self._value: Tensor | None = None
+
+    @classmethod
+    def memory_for(cls, operation: KernelCall) -> int:  # noqa: ARG003 -- as all
+        """Return 0: it needs a row at a time."""
+        return 0
+
+    def prepare(self, bench: Bench) -> None:
+        """Make the gates."""
+        (embedding,), width = self.parts, self._width
+        self._value = gates_of(self._tokens, lambda row: bench.run(embedding, row * width, width), width)
+
+    def make(self, chunks: Sequence[Tensor], start: int, out: Tensor, spare: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the gates, in `out`."""
+        assert self._value is not None  # it was prepared
+        return out.copy_(self._value.view(-1))
+
+
 def memory_for(operation: KernelCall) -> int:
     """Return how many bytes an operation needs besides chunks: 0 unless its kernel needs the tensor whole."""
     return _maker_of(operation).memory_for(operation)
@@ -386,7 +418,8 @@ def _maker_of(operation: KernelCall) -> type[OperationMaker]:
     return MAKERS[operation.method.makes.maker]
 
 
-MAKERS: Mapping[str, type[OperationMaker]] = {each.__name__: each for each in (Operating, Adding, Factoring, Gathering)}
+_OPERATIONS = (Operating, Adding, Factoring, Gathering, Gating)
+MAKERS: Mapping[str, type[OperationMaker]] = {each.__name__: each for each in _OPERATIONS}
 """By the names that `Making.maker` has for them."""
 
 

@@ -20,6 +20,7 @@ from mergebuild.fold.channels import FittedChannels
 from mergebuild.fold.counterparts import Accounting, Spec
 from mergebuild.fold.division import Divisions
 from mergebuild.fold.draft import ALL, Frame, FrameDraft, KindPlan, Pattern, Scope
+from mergebuild.fold.experts import ExpertStacks, no_part
 from mergebuild.fold.forms import Blueprint, Form, Forms, Kin, Operation, Slot
 from mergebuild.fold.frames import Frames
 from mergebuild.fold.interning import Interner
@@ -113,6 +114,7 @@ class Folding:
         self._kept_loras = KeptLoras(recipe, self._intern, self._views, self._added, self._selection)
         self._units = Units(sources, self._intern)
         self.vocabularies = Vocabularies(recipe, sources, self._rows_of)
+        self._expert_stacks = ExpertStacks(recipe, sources, self._intern, self._views, self.vocabularies)
         self._rows = OrderedRows(self._intern, self._views, self._blueprints, self.vocabularies)
         self._depths: dict[str, int] = {}
         """By virtual target with operations, or that is rounded: how many are on top of each other in it."""
@@ -179,6 +181,8 @@ class Folding:
         kept = self._kept_loras.blueprint(target)
         if kept is not None:
             return kept
+        if target.making.makes_experts:
+            return self._expert_stacks.blueprint(target)
         if not target.rules and not target.components:
             return self._make(target)
         self._check_is_model(target)
@@ -214,6 +218,8 @@ class Folding:
         for each in (target, *(other for _, other in target.others)):
             if each.making.makes_lora:
                 raise no_rule(each)
+            if each.making.makes_experts:
+                raise no_part(each)
             self._kept_loras.refuse(each)
 
     def _make(self, target: Target, scope: Scope = ALL, inputs: tuple[View, ...] | None = None) -> Blueprint:

@@ -13,6 +13,7 @@ from mergebuild.methods.method import Method, Parameter, ProgramError, Undefined
 from mergebuild.methods.tables import (
     adjust,
     elementwise,
+    experts,
     gram,
     linear,
     lora,
@@ -41,13 +42,15 @@ _TABLES = (
     low_rank,
     rotation,
     model_wide,
+    experts,
 )
 
 METHODS: Mapping[str, Method] = {row.name: row for table in _TABLES for row in table.ROWS}
 
 
-_ROWS = {**METHODS, **{row.name: row for row in (lora.DELTA, lora.FACTOR, ROWS_OF_TOKENS)}}
-"""`METHODS`, and the rows that LoRAs and tokenizers use internally and that no recipe can name."""
+_INTERNAL = (lora.DELTA, lora.FACTOR, ROWS_OF_TOKENS, experts.RANDOM_GATE, experts.PROMPT_GATE)
+_ROWS = {**METHODS, **{row.name: row for row in _INTERNAL}}
+"""`METHODS`, and the rows that LoRAs, tokenizers and experts use internally and that no recipe can name."""
 
 
 def _row(name: str) -> Method:

@@ -30,6 +30,7 @@ __all__ = [
     "CatalogKernel",
     "Coefficients",
     "Elementwise",
+    "Experts",
     "ExtractedLora",
     "GatheredRows",
     "Linear",
@@ -44,6 +45,8 @@ __all__ = [
     "NamedTensors",
     "OwnProgram",
     "Program",
+    "PromptGate",
+    "RandomGate",
     "Rowwise",
     "Scopes",
     "Shapes",
@@ -97,6 +100,8 @@ class Making:
     """Whether its target is a LoRA, whose tensors have names and shapes that no input has."""
     alpha_is_rank: ClassVar[bool] = False
     """For a LoRA: whether the alpha of each module equals its rank."""
+    makes_experts: ClassVar[bool] = False
+    """Whether its target is a stack of experts, whose feed-forward layers are in one for each of the `models`."""
     union_of_tensors: ClassVar[bool] = False
     """Whether a tensor that the first input lacks is taken from the next input that has it; else it is left out."""
     shares_by_name: ClassVar[bool] = False
@@ -412,6 +417,32 @@ class GatheredRows(Making):
 
     reads: ClassVar[str] = "row by row, where each is"
     maker: ClassVar[str] = "Gathering"
+
+
+# Experts
+
+
+class Experts(Making):
+    """A stack of experts: tensors of the inputs under other names, and gates."""
+
+    __slots__ = ()
+
+    reads: ClassVar[str] = "nothing: tensors are copied"
+    makes_experts: ClassVar[bool] = True
+
+
+class RandomGate(WholeTensor):
+    """Gates that are drawn: a tensor without inputs."""
+
+    __slots__ = ()
+
+
+class PromptGate(Making):
+    """Gates of the embeddings of prompts: the embedding has another shape, and some rows of it are read."""
+
+    __slots__ = ()
+
+    maker: ClassVar[str] = "Gating"
 
 
 # LoRAs

@@ -44,7 +44,8 @@ class Parameter:
     name: str
     summary: str
     kind: str = "number"
-    """`number` (per tensor), `integer` (one for the target), `flag`, or `word` (one of `choices`)."""
+    """`number` (per tensor), `integer` (one for the target), `flag`, `word` (one of `choices`), `texts` (a list,
+    beside a model), or `gate` (one of `choices`, or a source)."""
     per: str = "target"
     """`target`: one value for all inputs; `model`: one value for each of `models` (a single value is used for all)."""
     default: Fraction | bool | str | None = None

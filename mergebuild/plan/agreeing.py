@@ -9,7 +9,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from mergebuild.configuration.agreement import Agreement, WrittenTensors, agreement
+from mergebuild.configuration.experts import as_experts, experts_changes, with_changes
 from mergebuild.configuration.layers import Origins
+from mergebuild.configuration.parts import Config
+from mergebuild.configuration.text import Path as Keys
 from mergebuild.configuration.ties import Heads
 from mergebuild.configuration.tokenizers import KINDS, vocabulary
 from mergebuild.configuration.vocabulary import embedding_of, head_of
@@ -55,11 +58,36 @@ def agree(
     source, first = sources.file(owner), sources.file(recipe.beginning(target.inputs[0].ref))
     heads = _heads(source, first, digests, _names_below(recipe, sources, target))
     written = _parameters({name: spec.shape for name, spec in specs.items()}, made.spelling)
-    found = agreement(source.model.facts, WrittenTensors(written, _shapes(source.model), heads, origins))
+    facts, shapes, experts = _with_experts(recipe, target, owner, source.model.facts, _shapes(source.model))
+    found = agreement(facts, WrittenTensors(written, shapes, heads, origins))
+    found = found._replace(changes={**experts, **found.changes})
     if found.contradictions:
         raise _contradiction(target, owner, found.contradictions)
     beyond = _tokens_beyond(source, written) if any(path[-1] == "vocab_size" for path in found.changes) else ""
     return found._replace(notices=(*found.notices, beyond)) if beyond else found
+
+
+def _with_experts(
+    recipe: Recipe, target: Target, owner: str, config: Config, shapes: Shapes
+) -> tuple[Config, Shapes, Mapping[Keys, object]]:
+    """Return a configuration and the tensors that it is of, and changes to it, for what the target makes of the model.
+
+    If the target, or the first input at its beginning, is a stack of experts, these are a stack's; else they stay.
+
+    Raises:
+        MismatchError: it is a stack of experts, and the configuration is of an architecture that has none.
+    """
+    stack = target
+    while not stack.making.makes_experts and stack.inputs[0].ref not in recipe.sources:
+        stack = recipe.target(stack.inputs[0].ref)
+    if not stack.making.makes_experts:
+        return config, shapes, {}
+    count = sum(each.role.startswith("models[") for each in stack.inputs)
+    changes = experts_changes(config, count, int(stack.words["experts_per_token"]))
+    if changes is None:
+        sentence = f"it is of `{config.get('model_type')}`, and stacks of experts are made of `llama` and `mistral`"
+        raise _contradiction(target, owner, [sentence])
+    return with_changes(config, changes), as_experts(shapes, count), changes
 
 
 def _heads(source: SourceFile, first: SourceFile, digests: Mapping[str, bytes], others: frozenset[str]) -> Heads:

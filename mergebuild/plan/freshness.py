@@ -73,6 +73,8 @@ class Freshness:
         if name in self._sources:
             return self._of_source(name)
         target = self._recipe.target(name)
+        if target.words.get("gate") == "prompts":
+            return None  # it follows from a tokenizer, too, which is no source's content
         below = [self.fingerprint(each.ref) for each in target.reads]
         if target.metadata == "full" and None not in below:
             below += self._named_by_metadata(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mergebuild.errors import did_you_mean
 from mergebuild.methods.catalog import Method
 from mergebuild.methods.method import LISTS
+from mergebuild.recipe.experts import check_experts
 from mergebuild.recipe.input_values import INLINE_KEYS
 from mergebuild.recipe.inputs import check_inputs, listed
 from mergebuild.recipe.model import Input
@@ -33,7 +34,9 @@ def by_method(table: TargetTable, node: Node) -> MadeBy | None:
     parameters = Parameters(table, method)
     for parameter in method.parameters:
         parameters.read(parameter, models)
-    return MadeBy(method.name, tuple(inputs), parameters.numbers, parameters.flags, parameters.words)
+    if method.makes.makes_experts:
+        check_experts(table, parameters, models)
+    return MadeBy(method.name, (*inputs, *parameters.inputs), parameters.numbers, parameters.flags, parameters.words)
 
 
 def _method(table: TargetTable, node: Node) -> Method | None:

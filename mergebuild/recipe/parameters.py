@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -31,6 +32,8 @@ class Parameters:
         self.numbers: dict[str, NumberPerTensor | tuple[NumberPerTensor, ...]] = {}
         self.flags: dict[str, bool] = {}
         self.words: dict[str, str | int] = {}
+        self.inputs: list[Input] = []
+        """Inputs that parameters name."""
 
     def read(self, parameter: Parameter, models: list[ModelEntry]) -> None:
         """Read a parameter, or take its default; `models`: the items of the method's list."""
@@ -39,6 +42,10 @@ class Parameters:
             self._flag(parameter, node)
         elif parameter.kind in ("word", "integer"):
             self._word(parameter, node)
+        elif parameter.kind == "gate":
+            self._gate(parameter, node)
+        elif parameter.kind == "texts":
+            self._texts(parameter, node, models)
         elif parameter.per == "model":
             self._per_model(parameter, node, models)
         elif node is not None:
@@ -69,6 +76,36 @@ class Parameters:
             found = self._integer(parameter, node)
         if found is not None:
             self.words[parameter.name] = found
+
+    def _gate(self, parameter: Parameter, node: Node | None) -> None:
+        """Read how experts are chosen: a word, or a table that names a source of gates."""
+        if node is None:
+            self._missing(parameter)
+        elif isinstance(node.value, dict):
+            given = self._table.input("gate", node)
+            self.inputs += [given] if given is not None else []
+        else:
+            found = self._reader.choice(node, self._table.what(parameter.name), parameter.choices)
+            if found is not None:
+                self.words["gate"] = found
+            if found == "random" and "seed" not in self._table.values:
+                self._table.missing("seed", self._method, "random gates need one, such as `seed = 1`")
+
+    def _texts(self, parameter: Parameter, node: Node | None, models: list[ModelEntry]) -> None:
+        """Read the lists of texts beside models; those of one model are kept as one word, a list in JSON."""
+        listed = self._method.listed
+        if node is not None:
+            message = f"{self._table.what(parameter.name)} is for a model each"
+            hint = f'write them beside it: `{{ {listed[:-1]} = "name", {parameter.name} = ["..."] }}`'
+            self._table.problems.add("bad-value", message, node.at, key=True, help=hint)
+        for index, entry in enumerate(models):
+            given = entry.beside.get(parameter.name)
+            what, hint = f"`{parameter.name}` of {listed}[{index}]", 'such as `["write code"]`'
+            texts = self._reader.texts(given, what, hint) if given is not None else None
+            if given is not None and given.value == []:
+                self._table.problems.add("bad-value", f"{what} is empty", given.at, help=hint)
+            elif texts:
+                self.words[f"{parameter.name}[{index}]"] = json.dumps([text for text, _ in texts], ensure_ascii=False)
 
     def _integer(self, parameter: Parameter, node: Node) -> int | None:
         what = self._table.what(parameter.name)

@@ -36,6 +36,8 @@ def default_text(parameter: Parameter) -> str | None:
         return None
     if isinstance(parameter.default, bool):
         return str(parameter.default).lower()
+    if parameter.kind == "texts":
+        return "none"
     return f'"{parameter.default}"' if parameter.kind == "word" else str(parameter.default)
 
 
@@ -74,6 +76,11 @@ def kind_text(parameter: Parameter) -> str:
             return "true or false"
         case "word":
             return " or ".join(f'"{word}"' for word in parameter.choices)
+        case "gate":
+            words = ", ".join(f'"{word}"' for word in parameter.choices)
+            return f'{words}, or a source, {{ model = "name" }}'
+        case "texts":
+            return "a list of texts, beside a model"
         case "integer":
             kind = "a whole number"
         case _:

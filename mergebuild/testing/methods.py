@@ -90,8 +90,9 @@ class MethodTests:
     """The laws of every row."""
 
     def test_its_tensors_come_about_in_one_way(self, method: Method) -> None:
-        """As a combination of the inputs, by a maker of the engine, or as a LoRA, whose tensors have other methods."""
-        ways = [self._shares(method, "w") is not None, bool(method.makes.maker), method.makes.makes_lora]
+        """As a combination of the inputs, by a maker of the engine, or as a LoRA or experts, made by other methods."""
+        others = method.makes.makes_lora or method.makes.makes_experts
+        ways = [self._shares(method, "w") is not None, bool(method.makes.maker), others]
         assert sum(ways) == 1
         assert method.makes.passes > 0
 

@@ -163,9 +163,9 @@ def test_the_table_is_sound() -> None:
         assert len(parameters) == len(set(parameters))
         for parameter in row.parameters:
             assert parameter.summary
-            assert parameter.kind in ("number", "integer", "flag", "word")
+            assert parameter.kind in ("number", "integer", "flag", "word", "gate", "texts")
             assert isinstance(parameter.default, bool) == (parameter.kind == "flag")
-            assert bool(parameter.choices) == (parameter.kind == "word")
+            assert bool(parameter.choices) == (parameter.kind in ("word", "gate"))
             assert not parameter.choices or parameter.default in (None, *parameter.choices)
             stem = f"{parameter.name}_i" if parameter.per == "model" else parameter.name
             assert not isinstance(row.makes, Linear) or stem in row.formula

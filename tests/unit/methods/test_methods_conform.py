@@ -14,14 +14,20 @@ from mergebuild.lora import DeltaSum, Extraction, ShapedDelta
 from mergebuild.methods import making
 from mergebuild.methods.arguments import Arguments
 from mergebuild.methods.catalog import METHODS, Method, Parameter
+from mergebuild.methods.gates import PromptTokens
 from mergebuild.methods.making import OwnProgram, Program
+from mergebuild.methods.tables.experts import PROMPT_GATE, RANDOM_GATE
 from mergebuild.methods.tables.lora import DELTA, FACTOR
 from mergebuild.testing.methods import SHAPES, MethodTests, OperationTests
 
 OWN = Method("mine", ("a", "b"), (Parameter("alpha", ""),), "", "", OwnProgram(Program("m.py", "KERNELS = {}", "")))
-ROWS = {row.name: row for row in (*METHODS.values(), DELTA, FACTOR, OWN)}
+ROWS = {row.name: row for row in (*METHODS.values(), DELTA, FACTOR, RANDOM_GATE, PROMPT_GATE, OWN)}
 OPERATIONS = [name for name, row in ROWS.items() if row.makes.maker]
-TARGETS = [name for name, row in METHODS.items() if not row.makes.makes_lora and "loras" not in row.inputs]
+TARGETS = [
+    name
+    for name, row in METHODS.items()
+    if not row.makes.makes_lora and not row.makes.makes_experts and "loras" not in row.inputs
+]
 SOURCES = "abcde"
 REACHING = "*_model.*"
 REACHED = [tensor for tensor in SHAPES if "_model." in tensor]
@@ -46,9 +52,10 @@ class TestEveryOperation(OperationTests):
         return ROWS[request.param]
 
     def operation(self, method: Method) -> Operation:
-        """Those behind LoRAs are told what no recipe says, and read what is of other shapes."""
+        """Those behind LoRAs and experts are told what no recipe says, and read what is of other shapes."""
         described: dict[str, Arguments] = {
             DELTA.name: (("deltas", DeltaSum((ShapedDelta("full", (("diff", (6, 4)),), None, ()),))),),
+            PROMPT_GATE.name: (("tokens", PromptTokens(((((1, 2),), ()),))),),
             FACTOR.name: (("making", Extraction((6, 4), None, 2, None, None, None)), ("role", "up")),
         }
         if method.name.removesuffix(" too") not in described:
