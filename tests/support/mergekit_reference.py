@@ -14,7 +14,7 @@ import torch
 import yaml
 from torch import Tensor
 
-__all__ = ["expected"]
+__all__ = ["expected", "parameter"]
 
 Models = Mapping[str, Mapping[str, Tensor]]
 Document = Mapping[str, Any]
@@ -88,18 +88,19 @@ def _tensor(
     t: float,
 ) -> Tensor:
     def shared(key: str, default: Any) -> Any:
-        return _parameter([each.get("parameters"), document.get("parameters")], key, name, t, default)
+        return parameter([each.get("parameters"), document.get("parameters")], key, name, t, default)
 
     def own(ref: str, key: str, default: Any) -> Any:
         source = next(s for s in each["sources"] if s["model"] == ref)
         levels = [source.get("parameters"), each.get("parameters"), document.get("parameters")]
-        return _parameter(levels, key, names[ref], t, default)
+        return parameter(levels, key, names[ref], t, default)
 
     tensors = {ref: models[ref][names[ref]].double() for ref in _refs(each)}
     return METHODS[document["merge_method"]](tensors, each.get("base_model", base), own, shared)
 
 
-def _parameter(levels: Sequence[Mapping[str, Any] | None], key: str, name: str, t: float, default: Any) -> Any:
+def parameter(levels: Sequence[Mapping[str, Any] | None], key: str, name: str, t: float, default: Any) -> Any:
+    """Return a parameter for a tensor at `t` of its slice's layers, from the first of the levels that has it."""
     for level in levels:
         if level and key in level:
             value = _evaluated(level[key], name, t)

@@ -8,6 +8,7 @@ from mergebuild.exchange.draft import Value
 from mergebuild.exchange.mergekit.reading import KitReading, KitTable
 from mergebuild.exchange.mergekit.references import reference
 from mergebuild.exchange.yaml_text import YamlMap
+from mergebuild.methods.catalog import METHODS
 from mergebuild.recipe.vocabulary import DTYPE_HINTS, DTYPES
 
 __all__ = ["read_experts"]
@@ -16,6 +17,7 @@ _KEYS: Final = (
     "base_model", "gate_mode", "dtype", "experts_per_token", "experts", "shared_experts", "architecture",
 )  # fmt: skip
 _OF_EXPERT: Final = ("source_model", "positive_prompts", "negative_prompts", "noise_scale", "residual_scale")
+_METHOD: Final = "moe"
 _GATES: Final = {"random": "random", "cheap_embed": "prompts"}
 _HIDDEN: Final = (
     'gates of hidden states need the model to run: write them to a file, and name it, `gate = { model = "gates" }`'
@@ -38,11 +40,12 @@ def read_experts(reading: KitReading, document: YamlMap, name: str) -> None:
     for key in ("shared_experts", "architecture"):
         if table.get(key):
             reading.leave_out(key, f"`{key}`: experts here are of Mixtral's form")
-    if gate is None:
-        reading.leave_out("gate_mode", f"`gate_mode` `{mode}`: " + (_HIDDEN if mode == "hidden" else "another one"))
+    if gate is None or _METHOD not in METHODS:
+        why = "mixtures of experts are not in this version" if gate else _HIDDEN if mode == "hidden" else "another one"
+        reading.leave_out("gate_mode", f"`gate_mode` `{mode}`: {why}")
         reading.draft.comments += reading.draft.targets.pop(name).comments
         return
-    keys: dict[str, Value] = {"method": "moe", "base": base, "models": experts, "gate": gate}
+    keys: dict[str, Value] = {"method": _METHOD, "base": base, "models": experts, "gate": gate}
     per_token = table.get("experts_per_token")
     keys["experts_per_token"] = 2 if per_token is None else reading.integer(per_token, "experts_per_token", 1000)
     if gate == "random":

@@ -115,13 +115,27 @@ def _with_base(
 def _sliced(
     reading: KitReading, table: KitTable, method: str, row: KitMethod, base: Reference | None, levels: Sequence[Level]
 ) -> dict[str, Value]:
-    slices = read_slices(reading, table.tables("slices"), base)
+    slices = _with_layers(reading, read_slices(reading, table.tables("slices"), base))
     only = whole(reading, slices)
     if only is not None:
         inputs = [each._replace(layers=None) for each in only.inputs]
         above = [only.parameters, *levels]
         return keys_of(KitMerge(reading, method, row, inputs, only.base, above, only.where))
     return _stacked([_slice(reading, each, method, row, levels, index, slices) for index, each in enumerate(slices)])
+
+
+def _with_layers(reading: KitReading, slices: list[OutputSlice]) -> list[OutputSlice]:
+    """Return the slices without those in the middle that have no layers, and so give nothing.
+
+    Raises:
+        RecipeError: none has any.
+    """
+    if not any(each.length for each in slices):
+        raise reading.wrong("slices", "have no layers")
+    for each in slices[1:-1]:
+        if not each.length:
+            reading.say(each.where, f"`{each.where}` has no layers, and is neither the first slice nor the last")
+    return [each for at, each in enumerate(slices) if each.length or at in (0, len(slices) - 1)]
 
 
 def _slice(

@@ -57,7 +57,9 @@ def _table(reading: KitReading, table: KitTable, base: Reference | None, inputs:
     if padding:
         found["pad_to_multiple_of"] = reading.integer(padding, table.at("pad_to_multiple_of"), _MOST_ROWS)
     tokens = table.table("tokens")
-    rows = {key: _row(reading, tokens, key, inputs) for key in tokens.values} if tokens is not None else {}
+    rows = {key: _row(reading, tokens, key, inputs) for key in tokens.values if key} if tokens is not None else {}
+    if tokens is not None and "" in tokens.values:
+        reading.leave_out(tokens.where, "an empty token")
     if said := {key: row for key, row in rows.items() if row}:
         found["tokens"] = dict(said)
     return {"tokenizer": model if model is not None and len(found) == 1 else found}

@@ -22,7 +22,7 @@ __all__ = ["read", "recognizes"]
 
 _HINT: Final = re.compile(r"""(?:^|[{,])[ \t]*["']?(?:merge_method|layer_slices|experts)["']?[ \t]*:""", re.MULTILINE)
 _AT_A_LINE: Final = re.compile(r"^merge_method[ \t]*:", re.MULTILINE)
-_ROLES: Final = ("base", "a", "b", "models", "loras", "slices", "model")
+_ROLES: Final = ("base", "a", "b", "models", "loras", "slices", "model", "tokenizer", "config")
 _NO_NAMES: Final = frozenset({"mergekit_config", "config", ""})
 """Names of files that say nothing of what is in them."""
 
@@ -121,11 +121,15 @@ def _inputs_of(draft: Draft, name: str) -> set[str]:
 
 
 def _refs(keys: Value) -> set[str]:
-    """Return the names in the keys that name inputs: of a target, of a slice, of an item of `models`."""
+    """Return the names in the keys that name inputs and donors: of a target, of a slice, of an item of `models`."""
     if isinstance(keys, str):
         return {keys}
     if isinstance(keys, list):
         return {name for each in keys for name in _refs(each)}
     if isinstance(keys, dict):
-        return {name for role in _ROLES if role in keys for name in _refs(keys[role])}
+        rows = keys.get("tokens")
+        places = [keys[role] for role in _ROLES if role in keys] + (
+            list(rows.values()) if isinstance(rows, dict) else []
+        )
+        return {name for each in places for name in _refs(each)}
     return set()

@@ -13,6 +13,7 @@ import tomli
 from mergebuild.errors import RecipeError
 from mergebuild.exchange.draft import Draft
 from mergebuild.exchange.importing import import_recipes
+from mergebuild.exchange.mergekit import experts
 from mergebuild.exchange.readers import mergekit
 from mergebuild.exchange.recipe_file import RecipeFile
 
@@ -316,6 +317,14 @@ def test_slices_are_layers_with_the_last_one() -> None:
     assert found["method"] == "copy"
 
 
+def test_a_slice_in_the_middle_without_layers_gives_nothing() -> None:
+    draft = draft_of(stacked("a, layer_range: [0, 2]", "b, layer_range: [1, 1]", "c, layer_range: [2, 2]"))
+    assert draft.targets["recipe"].keys["slices"] == [{"a": "a", "layers": "L00-L01"}, {"a": "c", "layers": "none"}]
+    assert [said.where for said in draft.notices] == ["recipe.yml: slices[1]"]
+    with pytest.raises(RecipeError, match="have no layers"):
+        draft_of(stacked("a, layer_range: [2, 2]"))
+
+
 def test_each_slice_has_its_own_numbers_and_the_last_one_the_head() -> None:
     text = """\
 merge_method: slerp
@@ -430,6 +439,7 @@ def test_steps_that_others_merge_are_virtual() -> None:
         (f"{_STEP}name: x\n---\n{_STEP}name: x\n", "two documents are called `x`"),
         (f"{_STEP}---\n{_STEP}", "two documents have no `name`"),
         (CIRCLE, "in a circle"),
+        (f"{_STEP}name: x\ntokenizer_source: x\n", "in a circle"),
     ],
 )
 def test_documents_that_do_not_fit_together_are_refused(text: str, said: str) -> None:
@@ -460,7 +470,8 @@ def test_bakllama_is_a_stack() -> None:
     assert len(draft.notices) == 1
 
 
-def test_experts_are_a_mixture() -> None:
+def test_experts_are_a_mixture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experts, "METHODS", {**experts.METHODS, "moe": None})
     common = {"method": "moe", "base": "base", "experts_per_token": 2, "output": "recipe/"}
     assert keys_of(EXPERTS.replace("MODE", "random")) == {**common, "models": ["a", "b"], "gate": "random", "seed": 0}
     cheap = [{"model": "a", "prompts": ["hi", "yo"]}, "b"]
