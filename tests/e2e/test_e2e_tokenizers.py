@@ -428,3 +428,22 @@ def test_a_lock_covers_tokenizers(three: Space) -> None:
     (three / "chat/tokenizer.json").write_text(json.dumps(document))
     three.settle()
     assert three.run("build", "--locked", "--json", code=4).errors
+
+
+def test_a_stack_of_models_with_different_tokens(three: Space) -> None:
+    """Embeddings come from the first slice and the head from the last, each in the order of the union's tokens."""
+    three.write("""
+        [sources]
+        base = "base/"
+        chat = "chat/"
+        [targets.stack]
+        method = "copy"
+        output = "stack/"
+        slices = [{ a = "base", layers = "L00" }, { a = "chat", layers = "L00" }]
+        tokenizer = { union = true }
+        """)
+    three.build()
+    tokens, found = united([BASE, CHAT]), written(three, "stack")
+    for name, at in ((EMBED, 0), (HEAD, 1)):
+        torch.testing.assert_close(found[name].double(), aligned([BASE, CHAT], tokens, name, at))
+    assert found[LAYER.replace("layers.0", "layers.1")].equal(CHAT.tensors[LAYER])

@@ -77,7 +77,10 @@ class TokenModel:
         """Write it as a folder of transformers; `beside`: other small files, by name with `_` for dots and slashes."""
         write_model(folder / "model.safetensors", self.tensors)
         size = self.vocab_size or self.rows or len(self.every)
-        config = {"model_type": "llama", "vocab_size": size, "tie_word_embeddings": self.tied, **self.config}
+        config = {
+            "model_type": "llama", "vocab_size": size, "num_hidden_layers": 1, "tie_word_embeddings": self.tied,
+            **self.config,
+        }  # fmt: skip
         decoder = {
             str(each["id"]): {key: value for key, value in each.items() if key != "id"}
             for each in self.document["added_tokens"]
