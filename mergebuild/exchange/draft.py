@@ -21,6 +21,10 @@ _UNSAYABLE: Final = re.compile(r"[^\w+.-]+")
 """Signs that names don't get: those of families (`@,=`), of variables (`${`), blanks, and all that is hard to type."""
 _OUTSIDE: Final = re.compile(r'[\x00-\x1f\x7f:*?"<>|$]+')
 """Signs that file names don't get."""
+_MOST_BYTES: Final = 200
+"""Of the name of a file, without its end."""
+_DEEPEST: Final = 10
+"""Folders of a path, with the file."""
 _HASH_BEHIND: Final = re.compile(r"\s*\[(?P<hash>[0-9a-fA-F]{8,64})\]\s*$")
 _SUFFIX: Final = re.compile(r"\.(safetensors|ckpt|pt|pth|bin)$", re.IGNORECASE)
 
@@ -130,9 +134,11 @@ class Draft:
             wished: A path of a file, or with `/` at its end of a folder.
         """
         is_folder = wished.endswith(("/", "\\"))
-        steps = (_OUTSIDE.sub("-", step).strip(". ") for step in re.split(r"[\\/]", wished))
+        steps = (_short(_OUTSIDE.sub("-", step).strip(". ")) for step in re.split(r"[\\/]", wished)[-_DEEPEST:])
         plain = "/".join(step for step in steps if step) or "model"
         plain = _SUFFIX.sub("", plain) if is_folder else plain
+        if not is_folder and (end := _SUFFIX.search(wished)) and not _SUFFIX.search(plain):
+            plain = f"model{end[0]}"
         taken = {str(target.keys.get("output", "")).rstrip("/").lower() for target in self.targets.values()}
         path, number = plain, 1
         while path.lower() in taken:
@@ -155,12 +161,22 @@ class Draft:
         return self.targets[target].comments if target else self.comments
 
 
+def _short(step: str) -> str:
+    """Return the name of a file with no more bytes than disks take."""
+    if len(step.encode(errors="replace")) <= _MOST_BYTES:
+        return step
+    end = _SUFFIX.search(step)
+    return step.encode(errors="replace")[:_MOST_BYTES].decode(errors="ignore").strip(". ") + (end[0] if end else "")
+
+
 def _told(model: ModelName) -> tuple[ModelName, str]:
     """Return a model with the hash that stands in its name, and its path: with `/`, and no sign that no path has."""
     plain, found = _without_hash(model.text)
     if found and not (model.sha256 or model.autov2 or model.autov1):
         model = _with_hash(model, found)
     path = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "_", plain.strip()).replace("\\", "/")
+    if path.rstrip("/").rpartition("/")[2] in ("", ".", ".."):  # no name of a model
+        path = ""
     if model.is_folder and model.url:  # a repository: its owner is no folder here
         path = path.rpartition("/")[2]
     return model, f"./{path}" if path.startswith("~") else path

@@ -6,6 +6,7 @@ target's first model can be read, such keys are left out, with a comment. Where 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,7 +73,7 @@ class _Headers:
 
     def _read(self, path: str) -> Keys | None:
         places = (folder / path for folder in (self.root, *folders_of_models()))
-        found = next((place for place in places if place.exists()), None)
+        found = next((place for place in places if os.path.lexists(place)), None)
         if found is None:
             return None
         try:

@@ -81,7 +81,8 @@ class ModelFolders:
     def _at_path(self, source: DraftSource) -> Path | None:
         if not source.model.text:
             return None
-        texts = dict.fromkeys((source.model.text, source.path))
+        given = source.model.text.replace("\\", "/").rstrip("/")
+        texts = [*([] if given.rpartition("/")[2] in ("", ".", "..") else [given]), source.path]
         places = (folder / text for folder in (self.root, *self.beside) for text in texts)
         return next((path for path in places if os.path.lexists(path)), None)
 

@@ -160,7 +160,8 @@ def _target(line: CommandLine, draft: Draft, saved: str, keys: Mapping[str, Valu
     """Add the target that a script writes."""
     precision = line.one("precision", default="float")
     word = line.one("save_precision", "saving_precision", default=precision)
-    whole = dict(keys) | {"output": draft.free_output(saved)}
+    path = saved if saved.lower().endswith((".safetensors", ".ckpt")) else f"{without_suffix(saved)}.ckpt"
+    whole = dict(keys) | {"output": draft.free_output(path)}
     if word in _DTYPES:
         whole["dtype"] = _DTYPES[word]
     name = without_suffix(saved.replace("\\", "/").rsplit("/", maxsplit=1)[-1])
