@@ -14,6 +14,7 @@ from mergekit_reference import expected
 from model_files import write_model
 from safetensors.torch import load_file
 from tiny_models import llama
+from token_models import EMBED, HEAD, TokenModel, aligned, united
 from torch import Tensor
 
 from mergebuild.cli import run
@@ -28,7 +29,7 @@ RECIPES = {
 RANDOM = ("dare",)
 """What no other program draws again."""
 OTHERWISE = ("union of tokenizers",)
-"""What depends on more than tensors; held in tests of its own."""
+"""What depends on more than tensors, and has a test of its own."""
 _LAYERS = 32
 _ULPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-20}
 
@@ -109,6 +110,29 @@ def test_an_imported_recipe_is_what_mergekits_rules_make_of_it(
         assert str(built[tensor].dtype) == f"torch.{dtype}"
         distance = (built[tensor].double() - values).abs().max()
         assert distance <= _ULPS[dtype] * values.abs().max(), tensor
+
+
+def test_a_union_of_tokenizers_has_the_rows_of_its_tokens(
+    project: Mapping[str, Mapping[str, Tensor]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows of the union, by its rules, averaged; the rows behind the last token are the mean of all."""
+    chat = TokenModel([*"abcdef"], ["<s>", "<|im_end|>"], seed=1)
+    code = TokenModel([*"bacdxyz"], ["<|im_end|>", "<s>", "<t>"], seed=2)
+    chat.write(Path("chat-8b"))
+    code.write(Path("code-8b"))
+    Path("recipe.yml").write_text(RECIPES["union of tokenizers"][0], encoding="utf-8")
+    assert run(["import", "recipe.yml", "-o", "mergefile.toml"]) == 0
+    assert run(["build"]) == 0, capsys.readouterr().err
+    built = load_file("recipe/model.safetensors")
+    tokens = united([chat, code])
+    wishes = {"<|im_end|>": (0, None, False, True)}
+    for name in (EMBED, HEAD):
+        rows = sum(0.5 * aligned([chat, code], tokens, name, at, wishes) for at in (0, 1))
+        assert isinstance(rows, Tensor)
+        assert len(built[name]) == 16
+        torch.testing.assert_close(built[name][: len(tokens)].double(), rows, rtol=1e-6, atol=1e-7)
+        padding = rows.mean(0).expand(16 - len(tokens), -1)
+        torch.testing.assert_close(built[name][len(tokens) :].double(), padding, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("title", RANDOM)

@@ -8,7 +8,6 @@ from mergebuild.exchange.draft import Value
 from mergebuild.exchange.mergekit.reading import KitReading, KitTable
 from mergebuild.exchange.mergekit.references import reference
 from mergebuild.exchange.yaml_text import YamlMap
-from mergebuild.methods.catalog import METHODS
 from mergebuild.recipe.vocabulary import DTYPE_HINTS, DTYPES
 
 __all__ = ["read_experts"]
@@ -17,7 +16,7 @@ _KEYS: Final = (
     "base_model", "gate_mode", "dtype", "experts_per_token", "experts", "shared_experts", "architecture",
 )  # fmt: skip
 _OF_EXPERT: Final = ("source_model", "positive_prompts", "negative_prompts", "noise_scale", "residual_scale")
-_METHOD: Final = "moe"
+_PROMPTS: Final = {"positive_prompts": "prompts", "negative_prompts": "negative_prompts"}
 _GATES: Final = {"random": "random", "cheap_embed": "prompts"}
 _HIDDEN: Final = (
     'gates of hidden states need the model to run: write them to a file, and name it, `gate = { model = "gates" }`'
@@ -37,17 +36,21 @@ def read_experts(reading: KitReading, document: YamlMap, name: str) -> None:
     mode = table.text("gate_mode") or "hidden"
     gate = _GATES.get(mode)
     experts: list[Value] = [_expert(reading, each, with_prompts=gate == "prompts") for each in table.tables("experts")]
+    if len(experts) < 2:
+        raise reading.wrong("experts", "are fewer than two")
     for key in ("shared_experts", "architecture"):
         if table.get(key):
             reading.leave_out(key, f"`{key}`: experts here are of Mixtral's form")
-    if gate is None or _METHOD not in METHODS:
-        why = "mixtures of experts are not in this version" if gate else _HIDDEN if mode == "hidden" else "another one"
+    if gate is None:
+        why = _HIDDEN if mode == "hidden" else "another one"
         reading.leave_out("gate_mode", f"`gate_mode` `{mode}`: {why}")
         reading.draft.comments += reading.draft.targets.pop(name).comments
         return
-    keys: dict[str, Value] = {"method": _METHOD, "base": base, "models": experts, "gate": gate}
+    keys: dict[str, Value] = {"method": "moe", "base": base, "models": experts, "gate": gate}
     per_token = table.get("experts_per_token")
-    keys["experts_per_token"] = 2 if per_token is None else reading.integer(per_token, "experts_per_token", 1000)
+    keys["experts_per_token"] = (
+        2 if per_token is None else reading.integer(per_token, "experts_per_token", len(experts))
+    )
     if gate == "random":
         keys["seed"] = 0
         reading.say("gate_mode", "mergekit draws gates without a seed: seed 0 is ours, and the result another")
@@ -69,15 +72,26 @@ def _finish(reading: KitReading, table: KitTable, name: str, keys: dict[str, Val
 
 def _expert(reading: KitReading, table: KitTable, *, with_prompts: bool) -> Value:
     table.only(_OF_EXPERT)
-    model = reference(reading, table.get("source_model"), table.at("source_model")).name
-    for key in ("noise_scale", "residual_scale"):
-        if table.get(key) is not None:
-            reading.leave_out(table.at(key), f"`{key}` of `{model}`")
-    prompts = _prompts(reading, table, "positive_prompts") if with_prompts else []
-    against = _prompts(reading, table, "negative_prompts") if with_prompts else []
-    if against:
-        reading.leave_out(table.at("negative_prompts"), f"`negative_prompts` of `{model}`: {'; '.join(against)}")
-    return {"model": model, "prompts": [*prompts]} if prompts else model
+    model = _scaled(reading, table, reference(reading, table.get("source_model"), table.at("source_model")).name)
+    if table.get("noise_scale") is not None:
+        reading.leave_out(table.at("noise_scale"), f"`noise_scale` of `{model}`: noise that nobody can draw again")
+    found: dict[str, Value] = {"model": model}
+    for theirs, ours in _PROMPTS.items() if with_prompts else ():
+        if texts := _prompts(reading, table, theirs):
+            found[ours] = [*texts]
+    if with_prompts and "prompts" not in found:
+        raise reading.wrong(table.where, "has no `positive_prompts`, which `cheap_embed` needs")
+    return found if len(found) > 1 else model
+
+
+def _scaled(reading: KitReading, table: KitTable, model: str) -> str:
+    """Return the model, or a virtual target of it whose feed-forward layers are scaled at their ends."""
+    scale = table.get("residual_scale")
+    if scale is None:
+        return model
+    number = reading.number(scale, table.at("residual_scale"))
+    keys: dict[str, Value] = {"method": "scale", "a": model, "alpha": {"default": 1, "*down_proj*": number}}
+    return reading.draft.target(f"{model}-scaled", keys)
 
 
 def _prompts(reading: KitReading, table: KitTable, key: str) -> list[str]:

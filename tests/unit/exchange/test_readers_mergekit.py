@@ -13,7 +13,6 @@ import tomli
 from mergebuild.errors import RecipeError
 from mergebuild.exchange.draft import Draft
 from mergebuild.exchange.importing import import_recipes
-from mergebuild.exchange.mergekit import experts
 from mergebuild.exchange.readers import mergekit
 from mergebuild.exchange.recipe_file import RecipeFile
 
@@ -40,7 +39,7 @@ base_model: base
 gate_mode: MODE
 experts:
   - {source_model: a, positive_prompts: [hi, 'yo']}
-  - {source_model: b}
+  - {source_model: b, positive_prompts: a tale, negative_prompts: hi, residual_scale: 0.5}
 """
 CIRCLE = """\
 {name: x, merge_method: passthrough, models: [{model: y}]}
@@ -470,14 +469,21 @@ def test_bakllama_is_a_stack() -> None:
     assert len(draft.notices) == 1
 
 
-def test_experts_are_a_mixture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experts, "METHODS", {**experts.METHODS, "moe": None})
+def test_experts_are_a_mixture() -> None:
     common = {"method": "moe", "base": "base", "experts_per_token": 2, "output": "recipe/"}
-    assert keys_of(EXPERTS.replace("MODE", "random")) == {**common, "models": ["a", "b"], "gate": "random", "seed": 0}
-    cheap = [{"model": "a", "prompts": ["hi", "yo"]}, "b"]
+    assert keys_of(EXPERTS.replace("MODE", "random")) == {
+        **common,
+        "models": ["a", "b-scaled"],
+        "gate": "random",
+        "seed": 0,
+    }
+    cheap = [
+        {"model": "a", "prompts": ["hi", "yo"]},
+        {"model": "b-scaled", "prompts": ["a tale"], "negative_prompts": ["hi"]},
+    ]
     assert keys_of(EXPERTS.replace("MODE", "cheap_embed")) == {**common, "models": cheap, "gate": "prompts"}
     draft = draft_of(EXPERTS.replace("MODE", "hidden"))
-    assert not draft.targets
+    assert list(draft.targets) == ["b-scaled"]
     assert "need the model to run" in draft.unmapped[0].message
 
 
@@ -507,3 +513,11 @@ def test_every_method_is_written_as_a_mergefile_that_loads(tmp_path: Path) -> No
     made = import_recipes([tmp_path], tmp_path)
     assert not made.unmapped
     assert len(tomli.loads(made.text)["targets"]) == len(METHODS)
+
+
+@pytest.mark.parametrize("mode", ["random", "cheap_embed"])
+def test_a_mixture_is_written_as_a_mergefile_that_loads(mode: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yml").write_text(EXPERTS.replace("MODE", mode))
+    made = import_recipes([tmp_path], tmp_path)
+    assert not made.unmapped
+    assert [*tomli.loads(made.text)["targets"]] == ["b-scaled", "r"]
