@@ -6,31 +6,26 @@ target's first model can be read, such keys are left out, with a comment. Where 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from mergebuild.errors import MergeBuildError
 from mergebuild.exchange.draft import Draft, DraftTarget, Said, Value
-from mergebuild.layouts import detect
+from mergebuild.exchange.model_headers import ModelHeaders
 from mergebuild.layouts.keys import BadSelectorError, Keys
 from mergebuild.layouts.presets import preset_blocks
 from mergebuild.recipe.elemental import ElementalError, parse_elemental
-from mergebuild.sources.locating import folders_of_models
-from mergebuild.sources.opening import read_model
 
 __all__ = ["settle"]
 
-_ROLES: Final = ("base", "a", "models", "slices")
 _WITHOUT_MODELS: Final = ("merge_loras", "resize_lora", "extract_lora")
 """Methods whose numbers reach modules of LoRAs."""
 _NO_NUMBERS: Final = ("components", "tokenizer", "foreach", "base", "a", "b", "c")
 """Keys whose tables are no numbers per tensor."""
 _CURVES: Final = frozenset({"gradient", "sigmoid", "inverse_sigmoid", "preset"})
 """What a table holds that is one value: a curve, or a number in other words."""
-_DEEPEST: Final = 10_000
 
 
 def settle(draft: Draft, root: Path) -> None:
@@ -40,50 +35,18 @@ def settle(draft: Draft, root: Path) -> None:
         draft: Its sources have the paths of the models that were found.
         root: The folder that these are relative to.
     """
-    headers = _Headers(draft, root)
+    headers = ModelHeaders(draft, root)
     for name, decide in draft.once_found:
-        keys = headers.of_target(name)
-        decide(draft.targets[name], keys.layout.name if keys is not None and keys.layout else None)
+        found = headers.of(name)
+        decide(draft.targets[name], found.layout.name if found is not None and found.layout else None)
     for target in draft.targets.values():
-        if target.keys.get("method") not in _WITHOUT_MODELS and (keys := headers.of_target(target.name)) is not None:
-            _Pruning(draft, target, keys).all()
-
-
-@dataclass
-class _Headers:
-    """The tensors of the models that are there."""
-
-    draft: Draft
-    root: Path
-    _known: dict[str, Keys | None] = field(default_factory=dict)
-
-    def of_target(self, name: str) -> Keys | None:
-        """Return the tensors of a target's first model, through other targets; None: it was not found."""
-        for _ in range(_DEEPEST):
-            if name in self.draft.sources:
-                return self._of_source(name)
-            target = self.draft.targets.get(name)
-            name = _first_input(target.keys) if target is not None else ""
-        return None
-
-    def _of_source(self, name: str) -> Keys | None:
-        if name not in self._known:
-            self._known[name] = self._read(self.draft.sources[name].path)
-        return self._known[name]
-
-    def _read(self, path: str) -> Keys | None:
-        places = (folder / path for folder in (self.root, *folders_of_models()))
-        found = next((place for place in places if os.path.lexists(place)), None)
-        if found is None:
-            return None
-        try:
-            model = read_model(found, shown=path)
-            layout = detect({info.name: info.shape for info in model.tensors.values()}, {})
-        except (MergeBuildError, OSError):
-            return None
-        floats = (name for name, info in model.tensors.items() if info.is_float)
-        names = tuple(name for name in floats if not name.startswith("model_ema."))
-        return Keys(layout, names, None, model.spelling.aliases, shared=model.spelling.shared)
+        slices = target.keys.get("slices")
+        if isinstance(slices, list):
+            for each, found in zip(slices, headers.of_slices(slices), strict=True):
+                if isinstance(each, dict) and found is not None:
+                    _Pruning(draft, target, found.keys).numbers(each)
+        elif target.keys.get("method") not in _WITHOUT_MODELS and (found := headers.of(target.name)) is not None:
+            _Pruning(draft, target, found.keys).all()
 
 
 @dataclass
@@ -101,7 +64,11 @@ class _Pruning:
                 self._selectors(key, value)
             elif key == "rules" and isinstance(value, list):
                 self._rules(value)
-        for owner, key, table in list(_tables(self.target.keys)):
+        self.numbers(self.target.keys)
+
+    def numbers(self, keys: dict[str, Value]) -> None:
+        """Leave out what reaches nothing of the numbers of the target, or of one of its slices."""
+        for owner, key, table in list(_tables(keys)):
             self._number(key, table)
             if list(table) == ["default"]:
                 owner[key] = table["default"]
@@ -216,25 +183,13 @@ class _Pruning:
 
 
 def _tables(keys: dict[str, Value]) -> Iterator[tuple[dict[str, Value], str, dict[str, Value]]]:
-    """Yield the numbers per tensor of a target, its models and its slices: in what they are, their key, themselves."""
+    """Yield the numbers per tensor of a target or slice and of its models: in what they are, their key, themselves."""
     for key, value in keys.items():
         if isinstance(value, dict) and key not in _NO_NUMBERS and not _CURVES & value.keys():
             yield keys, key, value
-        elif isinstance(value, list) and key in ("models", "loras", "slices"):
+        elif isinstance(value, list) and key in ("models", "loras"):
             for item in value:
                 yield from _tables(item) if isinstance(item, dict) else ()
-
-
-def _first_input(value: Value) -> str:
-    """Return the name of the first input, also where it stands in a table or a slice."""
-    while not isinstance(value, str):
-        if isinstance(value, list) and value:
-            value = value[0]
-        elif isinstance(value, dict) and (role := next((each for each in (*_ROLES, "model") if each in value), None)):
-            value = value[role]
-        else:
-            return ""
-    return value
 
 
 def _shown(all_: Iterable[Value], alive: Iterable[Value]) -> str:

@@ -15,7 +15,7 @@ from mergebuild.exchange.draft import Value
 from mergebuild.exchange.mergekit.methods import KitMethod, Shape
 from mergebuild.exchange.mergekit.reading import KitReading
 from mergebuild.exchange.mergekit.references import Reference
-from mergebuild.exchange.mergekit.settings import Level, Levels, Setting, flag_of, number_of
+from mergebuild.exchange.mergekit.settings import LayerPlace, Level, Levels, Setting, flag_of, number_of
 
 __all__ = ["InputModel", "KitMerge", "keys_of"]
 
@@ -30,6 +30,8 @@ class InputModel(NamedTuple):
     parameters: Level
     layers: str | None = None
     """Its layers, where it is cut to some."""
+    place: LayerPlace | None = None
+    """Where these are in the output."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ def _one(making: KitMerge) -> dict[str, Value]:
     if len(making.inputs) != 1:
         raise _wrong_number(making, "one model", len(making.inputs))
     only = making.inputs[0]
-    scale = number_of(making.reading, [only.parameters, *making.levels], "scale", default=1, has_head=making.has_head)
+    levels = [only.parameters, *making.levels]
+    scale = number_of(making.reading, levels, "scale", default=1, has_head=making.has_head, place=only.place)
     if scale is None or not scale.is_given:
         return {"method": "copy", **_placed({"a": only})}
     return {"method": "scale", **_placed({"a": only}), "alpha": scale.value}
@@ -181,7 +184,7 @@ def _of_models(making: KitMerge, models: Sequence[InputModel]) -> tuple[list[dic
 def _of_model(making: KitMerge, each: InputModel, key: str, default: Decimal | int | None) -> Value | None:
     """Return a number of a model; None: the method's default."""
     levels = [each.parameters, *making.levels]
-    found = number_of(making.reading, levels, key, default=default, has_head=making.has_head)
+    found = number_of(making.reading, levels, key, default=default, has_head=making.has_head, place=each.place)
     if found is None:
         message = f"gives `{each.model.text}` no `{key}`, which `{making.name}` needs"
         raise making.reading.wrong(making.where or "models", message)

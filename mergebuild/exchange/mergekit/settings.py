@@ -6,19 +6,24 @@ where no filter of a level fits, the next level is asked, and at last the method
 one list of filters whose first match counts; ours are keys whose *last* match counts, so the list is written backwards.
 
 A gradient's value outside the layers is its first one, also behind them, where ours has the last: `head` says so.
+
+In a stack, filters of a parameter that each model has are of the model's own names, and ours of the output's: layers in
+them are numbered anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Final, NamedTuple
 
+from mergebuild.configuration.layers import layered
 from mergebuild.exchange.draft import Value
 from mergebuild.exchange.mergekit.reading import KitReading, KitTable
 from mergebuild.exchange.yaml_text import YamlValue
 
-__all__ = ["Level", "Levels", "Setting", "flag_of", "number_of"]
+__all__ = ["LayerPlace", "Level", "Levels", "Setting", "flag_of", "number_of"]
 
 Level = KitTable | None
 """The parameters of a model, a slice, a module, or the recipe."""
@@ -28,6 +33,37 @@ Levels = Sequence[Level]
 _BEHIND: Final = ("model.norm.weight", "lm_head.weight")
 """Tensors behind the layers, as most architectures name them."""
 _GLOB_SIGNS: Final = frozenset("*?[]")
+_CUT_NUMBER: Final = re.compile(r"([a-z]*)\.?\d+(?:\.|$)")
+_BEFORE_NUMBERS: Final = ("layers", "layer", "blocks", "block", "h")
+
+
+class LayerPlace(NamedTuple):
+    """The layers of a model that a slice takes, and where they are in the output."""
+
+    first: int
+    length: int
+    offset: int
+    """The number of the first of them in the output."""
+
+    def parts(self, part: str) -> list[str] | None:
+        """Return a part of a model's names as parts of the output's names; None: which layers it fits can't be said."""
+        if self.first == self.offset:
+            return [part]
+        at = layered(f"{part}.")
+        if at is None:
+            cut = _CUT_NUMBER.match(part)
+            return None if cut and any(word.endswith(cut[1]) for word in _BEFORE_NUMBERS) else [part]
+        head = f"{at.stack}.{at.number}"
+        if not part.startswith(head):
+            return []  # a number with zeros before it, which no layer has
+        rest = part.removeprefix(head)
+        fit = (n for n in range(self.first, self.first + self.length) if self._fits(n, at.number, is_whole=bool(rest)))
+        return [f"{at.stack}.{n - self.first + self.offset}{rest or '.'}" for n in fit]
+
+    @staticmethod
+    def _fits(layer: int, said: int, *, is_whole: bool) -> bool:
+        """Whether a number in a name fits one that a filter has, which may be only its beginning."""
+        return layer == said if is_whole else str(layer).startswith(str(said))
 
 
 class _Filtered(NamedTuple):
@@ -47,7 +83,13 @@ class Setting(NamedTuple):
 
 
 def number_of(
-    reading: KitReading, levels: Levels, key: str, *, default: Decimal | int | None = None, has_head: bool = True
+    reading: KitReading,
+    levels: Levels,
+    key: str,
+    *,
+    default: Decimal | int | None = None,
+    has_head: bool = True,
+    place: LayerPlace | None = None,
 ) -> Setting | None:
     """Return a parameter's number per tensor; None if it is nowhere and has no default.
 
@@ -57,8 +99,11 @@ def number_of(
         key: The parameter.
         default: What tensors get that no filter fits.
         has_head: Whether it is for tensors behind the layers too, as the last slice of a stack is.
+        place: Where a model's layers are in the output, if it is a parameter of that model in a stack.
     """
     found = _first_matches(reading, levels, key)
+    if place is not None:
+        found = [moved for each in found for moved in _moved(reading, each, place)]
     if not found:
         return None if default is None else Setting(default, is_given=False)
     if found[-1].part is not None and default is not None:
@@ -71,6 +116,14 @@ def number_of(
     only = table.get("default")
     is_plain = len(table) == 1 and only is not None
     return Setting(only if is_plain and only is not None else dict(table), is_given=True)
+
+
+def _moved(reading: KitReading, each: _Filtered, place: LayerPlace) -> Iterator[_Filtered]:
+    """Yield a filter of a model's names as those of the output's: none where it fits no layer of the slice."""
+    parts = [None] if each.part is None else place.parts(each.part)
+    if parts is None:
+        reading.leave_out(each.where, f"filter `{each.part}`: which layers of a slice it fits can't be said here")
+    yield from (each._replace(part=part) for part in parts or ())
 
 
 def flag_of(reading: KitReading, levels: Levels, key: str) -> bool | None:

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from mergebuild.exchange.mergekit.making import InputModel
 from mergebuild.exchange.mergekit.reading import KitReading, KitTable
 from mergebuild.exchange.mergekit.references import Reference, reference
-from mergebuild.exchange.mergekit.settings import Level
+from mergebuild.exchange.mergekit.settings import LayerPlace, Level
 from mergebuild.system.bounded_text import read_text
 
 __all__ = ["OutputSlice", "read_slices", "whole"]
@@ -45,10 +45,13 @@ def read_slices(reading: KitReading, tables: list[KitTable], base: Reference | N
     Raises:
         RecipeError: mergekit would refuse them too.
     """
-    return [_slice(reading, table, base) for table in tables]
+    found: list[OutputSlice] = []
+    for table in tables:
+        found.append(_slice(reading, table, base, sum(each.length for each in found)))
+    return found
 
 
-def _slice(reading: KitReading, table: KitTable, base: Reference | None) -> OutputSlice:
+def _slice(reading: KitReading, table: KitTable, base: Reference | None, offset: int) -> OutputSlice:
     table.only(_KEYS)
     if table.get("residual_weight") is not None:
         reading.say(table.at("residual_weight"), "`residual_weight` is used by nothing in mergekit")
@@ -58,7 +61,7 @@ def _slice(reading: KitReading, table: KitTable, base: Reference | None) -> Outp
     ranges = [_range(reading, each) for each in sources]
     if len({end - begin for begin, end in ranges}) > 1:
         raise reading.wrong(table.at("sources"), "have not equally many layers, which mergekit refuses")
-    inputs = tuple(_input(reading, each, found) for each, found in zip(sources, ranges, strict=True))
+    inputs = tuple(_input(reading, each, found, offset) for each, found in zip(sources, ranges, strict=True))
     own = table.get("base_model")
     begin, end = ranges[0]
     return OutputSlice(
@@ -72,11 +75,12 @@ def _slice(reading: KitReading, table: KitTable, base: Reference | None) -> Outp
     )
 
 
-def _input(reading: KitReading, table: KitTable, layers: tuple[int, int]) -> InputModel:
+def _input(reading: KitReading, table: KitTable, layers: tuple[int, int], offset: int) -> InputModel:
     table.only(_OF_SOURCE)
     begin, end = layers
     text = "none" if begin == end else f"L{begin:02}" if end - begin == 1 else f"L{begin:02}-L{end - 1:02}"
-    return InputModel(reference(reading, table.get("model"), table.at("model")), table.table("parameters"), text)
+    model = reference(reading, table.get("model"), table.at("model"))
+    return InputModel(model, table.table("parameters"), text, LayerPlace(begin, end - begin, offset))
 
 
 def _range(reading: KitReading, table: KitTable) -> tuple[int, int]:
