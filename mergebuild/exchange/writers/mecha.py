@@ -96,7 +96,11 @@ class _Instructions:
     def number(self, step: Target, name: str) -> str:
         """Return the reference to a number of a target: one for all tensors, or one for each block."""
         number = step.numbers[name]
-        assert isinstance(number, NumberPerTensor), "numbers for each model are no inputs of methods there"
+        assert isinstance(number, NumberPerTensor), "what has a number for each model is written otherwise"
+        return self.of(step, name, number)
+
+    def of(self, step: Target, name: str, number: NumberPerTensor) -> str:
+        """Return the reference to a number that is a target's parameter."""
         constant = number.constant
         if constant is not None:
             return self.scalar(_float(self.asked.decimal(constant, step.where, name)))
@@ -187,6 +191,9 @@ def _plain(name: str, *numbers: str) -> Callable[[_Instructions, Target], str]:
 
 def _add_difference(text: _Instructions, step: Target) -> str:
     a, b, c = text.inputs(step)
+    if a == c:
+        message = f"`{step.name}` adds a difference to what it is from, a weighted sum in {text.asked.format}"
+        text.asked.refuse(message, step.where, "c", help="write it as `weighted_sum`")
     delta = text.merge("subtract", b, c)
     return text.merge("add_difference", a, delta, text.number(step, "alpha"))
 
@@ -203,18 +210,56 @@ def _masked(mask: str) -> Callable[[_Instructions, Target], str]:
 
 
 def _average(text: _Instructions, step: Target) -> str:
-    weights = step.numbers["weight"]
-    numbers = {each.constant for each in weights} if isinstance(weights, tuple) else {None}
-    if len(numbers) != 1 or None in numbers or 0 in numbers:
+    weights = _constants(step, "weight")
+    if len(weights) != 1 or not weights.isdisjoint({None, Fraction(0)}):
         message = f"the weights of `{step.name}` differ, and {text.asked.format} averages models with equal ones"
         text.asked.refuse(message, step.where, "weight", key=True)
     return text.merge("n_average", *text.inputs(step))
+
+
+def _ties(text: _Instructions, step: Target) -> str:
+    """Write the sum of the models' differences to the base, which is added to it."""
+    base, *models = text.inputs(step)
+    if _constants(step, "weight") != {Fraction(1)}:
+        text.asked.refuse(f"the weights of `{step.name}` are not 1, as they are there", step.where, "weight", key=True)
+    density = step.numbers["density"]
+    assert isinstance(density, tuple), "a number for each model"
+    if any(each != density[0] for each in density):
+        message = f"the densities of `{step.name}` differ, and {text.asked.format} has one"
+        text.asked.refuse(message, step.where, "density", key=True)
+    deltas = [text.merge("subtract", each, base) for each in models]
+    vote = text.scalar(_shown(step.words["vote"] == "sum"))
+    share = text.of(step, "density", density[0])
+    return text.merge(
+        "add_difference",
+        base,
+        text.merge("ties_sum", *deltas, f"k={share}", f"vote_sgn={vote}"),
+        text.number(step, "lambda"),
+    )
+
+
+def _constants(step: Target, name: str) -> set[Fraction | None]:
+    """Return the different numbers of models; None among them if one is a table."""
+    numbers = step.numbers[name]
+    return {each.constant for each in (numbers if isinstance(numbers, tuple) else (numbers,))}
+
+
+def _clamp(text: _Instructions, step: Target) -> str:
+    return text.merge("clamp", *text.inputs(step), f"stiffness={text.number(step, 'stiffness')}")
+
+
+def _cosine_gate(text: _Instructions, step: Target) -> str:
+    return text.merge(f"add_cosine_{step.words['form']}", *text.inputs(step), text.number(step, "alpha"))
 
 
 _MERGES: Final[Mapping[str, _MechaMerge]] = {
     "weighted_sum": _MechaMerge(_plain("weighted_sum", "alpha")),
     "add_difference": _MechaMerge(_add_difference),
     "linear": _MechaMerge(_average, {"normalize": True}),
+    "ties": _MechaMerge(_ties, {"normalize": True, "rescale": "none", "zero_vote": "none", "average": "count"}),
+    "clamp": _MechaMerge(_clamp),
+    "cosine_gate": _MechaMerge(_cosine_gate),
+    "tensor_sum": _MechaMerge(_plain("tensor_sum", "width", "offset"), {"rounding": "round"}),
     "slerp": _MechaMerge(_plain("slerp", "t"), {"magnitude": "lerp"}),
     "geometric": _MechaMerge(_plain("geometric_sum", "alpha")),
     "multiply_quotient": _MechaMerge(_plain("multiply_quotient", "alpha")),

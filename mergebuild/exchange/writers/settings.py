@@ -60,7 +60,7 @@ class _Filters:
         self._places = positions(self._layout, self._names) if self._layout else {}
 
     def filters(self) -> list[_Filter]:
-        """Return filters of which the first match counts, the last for all; a list alone for a plain gradient."""
+        """Return filters of which the first match counts; one for all, with a list, for a plain gradient."""
         wanted = self._wanted()
         whole = self._one_gradient()
         if whole is not None and self._given([whole]) == wanted and self._is_all_in_curve():
@@ -70,7 +70,7 @@ class _Filters:
             found += self._of(rule)
             if found and found[-1].part is None:
                 break
-        if not found or found[-1].part is not None:
+        if any(self._first(found, name) is None for name in self._names):
             found.append(_Filter(None, self._unreached()))
         found = self._winning(found)
         self._check(found, wanted)
@@ -90,7 +90,7 @@ class _Filters:
         if step.method == "scale":
             return Fraction(1)
         if parameter is None or parameter.per != "model":
-            self._refuse("leaves out tensors, which have a number there too, and none is the same as none")
+            self._refuse(f"leaves out tensors, and {self._asked.format} merges all")
         return Fraction(0)  # another model's weight reaches it, or the method is linear
 
     def _one_gradient(self) -> _Filter | None:
@@ -157,10 +157,12 @@ class _Filters:
 
     def _given(self, filters: Sequence[_Filter]) -> Mapping[str, Fraction]:
         """Return what the tool gives each tensor."""
-        return {name: self._at(filters[self._first(filters, name)], name) for name in self._names}
+        first = {name: self._first(filters, name) for name in self._names}
+        return {name: self._at(filters[place], name) for name, place in first.items() if place is not None}
 
-    def _first(self, filters: Sequence[_Filter], name: str) -> int:
-        return next(place for place, each in enumerate(filters) if each.part is None or each.part in name)
+    def _first(self, filters: Sequence[_Filter], name: str) -> int | None:
+        found = (place for place, each in enumerate(filters) if each.part is None or each.part in name)
+        return next(found, None)
 
     def _at(self, each: _Filter, name: str) -> Fraction:
         if isinstance(each.value, Fraction):
@@ -170,15 +172,15 @@ class _Filters:
         )
 
     def _winning(self, filters: Sequence[_Filter]) -> list[_Filter]:
-        """Return the filters that are first for a tensor, and the last one."""
+        """Return the filters that are first for a tensor."""
         won = {self._first(filters, name) for name in self._names}
-        return [each for place, each in enumerate(filters) if place in won or place == len(filters) - 1]
+        return [each for place, each in enumerate(filters) if place in won]
 
     def _check(self, filters: Sequence[_Filter], wanted: Mapping[str, Fraction]) -> None:
         given = self._given(filters)
-        wrong = [name for name in self._names if given[name] != wanted[name]]
-        if wrong and not self._asked.refused:
-            self._refuse(f"can't be said with parts of names: `{wrong[0]}` would have {float(given[wrong[0]]):g}")
+        wrong = next((name for name in self._names if given.get(name) != wanted[name]), None)
+        if wrong is not None and not self._asked.refused:
+            self._refuse(f"can't be said with parts of names: `{wrong}` would have another number")
 
     def _refuse(self, what: str, rule: Rule | None = None) -> None:
         message = f"`{self._name}` of target `{self._step.name}` {what}"
