@@ -40,7 +40,8 @@ class OrderedRows:
         self._views = views
         self._blueprints = blueprints
         self._vocabularies = vocabularies
-        self._owners: set[str] = set()
+        self._owners: dict[tuple[object, ...], str] = {}
+        """By an input and what its rows are of, the name of the virtual target that makes them."""
         self._ordered: dict[tuple[object, ...], tuple[tuple[View, ...], tuple[View, ...]]] = {}
         """By the tokenizer and the ids of views, which are kept alive: the views with other rows."""
         self._rows: dict[tuple[object, ...], _Made | None] = {}
@@ -48,7 +49,7 @@ class OrderedRows:
 
     def __contains__(self, owner: str) -> bool:
         """Whether an owner of slots is the rows of an input in another order."""
-        return owner in self._owners
+        return owner in self._owners.values()
 
     def ordered(self, target: Target, views: tuple[View, ...]) -> tuple[View, ...]:
         """Return the inputs of a target, with rows in the order of its tokens.
@@ -117,17 +118,25 @@ class OrderedRows:
         return self._rows[key]
 
     def _placed(self, target: Target, every: Sequence[View], view: View, made: Mapping[str, _Made]) -> View:
-        """Return an input with other rows, which a virtual target makes."""
-        owner = f"{view.input.ref}@rows{len(self._owners)}"
-        self._owners.add(owner)
+        """Return an input with other rows, which a virtual target makes: one for equal rows of equal tensors."""
         specs = {
             name: view.specs[name]._replace(shape=_shape(view.specs[name], rows)) for name, (rows, _) in made.items()
         }
-        forms = [_form(name, rows, [every[part] for part in parts]) for name, (rows, parts) in made.items()]
-        kinds = Kinds({name: kind for kind, name in enumerate(specs)}, specs)
-        self._blueprints[owner] = Blueprint(
-            _unnamed(target, owner, view.input), view.layout, specs, specs, Forms(kinds, tuple(forms))
-        )
+        read = [
+            (
+                name,
+                id(rows),
+                *(id(self._intern.under(every[part].palette[every[part].kind(name)], name)) for part in parts),
+            )
+            for name, (rows, parts) in made.items()
+        ]
+        owner = self._owners.setdefault((view.input.ref, *read), f"{view.input.ref}@rows{len(self._owners)}")
+        if owner not in self._blueprints:
+            forms = [_form(name, rows, [every[part] for part in parts]) for name, (rows, parts) in made.items()]
+            kinds = Kinds({name: kind for kind, name in enumerate(specs)}, specs)
+            self._blueprints[owner] = Blueprint(
+                _unnamed(target, owner, view.input), view.layout, specs, specs, Forms(kinds, tuple(forms))
+            )
         of = {name: len(view.palette) if name in made else view.kind(name) for name in view.specs}
         whole = {**view.specs, **specs}
         palette = (*view.palette, self._intern({Slot(owner): Fraction(1)}))

@@ -153,7 +153,10 @@ class Architectures:
 
 
 def _parts_by_owner(blueprint: Blueprint) -> tuple[dict[str, set[str]], set[str]]:
-    """Return the parts that a target takes from each owner, and the owners whose rows of tokens are merged."""
+    """Return the parts that a target takes from each owner, and the owners whose rows of tokens are merged.
+
+    In a stack the head may be of another model than the embedding: their rows meet, too.
+    """
     parts: dict[str, set[str]] = {}
     owners = [{slot.owner for slot in slots} for slots in blueprint.forms.slots]
     with_rows: set[str] = set()
@@ -162,6 +165,10 @@ def _parts_by_owner(blueprint: Blueprint) -> tuple[dict[str, set[str]], set[str]
             with_rows |= owners[kind]
         for owner in owners[kind]:
             parts.setdefault(owner, set()).add(part_of(name))
+    if blueprint.layers:
+        with_rows = {
+            owner for name, kind in blueprint.forms.kinds.of.items() if is_of_tokens(name) for owner in owners[kind]
+        }
     return parts, with_rows
 
 

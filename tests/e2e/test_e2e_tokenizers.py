@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -447,3 +448,32 @@ def test_a_stack_of_models_with_different_tokens(three: Space) -> None:
     for name, at in ((EMBED, 0), (HEAD, 1)):
         torch.testing.assert_close(found[name].double(), aligned([BASE, CHAT], tokens, name, at))
     assert found[LAYER.replace("layers.0", "layers.1")].equal(CHAT.tensors[LAYER])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_stack_may_have_the_tokens_of_a_union(space: Space, tied: bool) -> None:
+    """The embedding is that of the first slice, the head that of the last; of one tied model they stay one."""
+    models = [replace(each, tied=tied) for each in (BASE, CHAT)]
+    for name, model in zip(("base", "chat"), models, strict=True):
+        model.write(space / name)
+    space.write("""
+        [sources]
+        base = "base/"
+        chat = "chat/"
+        [targets.stack]
+        method = "weighted_sum"
+        alpha = 0.25
+        a = "base"
+        b = "chat"
+        output = "out/stack/"
+        tokenizer = { union = true }
+        slices = [{ layers = "L00" }, { layers = "L00" }]
+    """)
+    space.settle()
+    space.build()
+    tokens, found = united(models), written(space, "out/stack")
+    for name in (EMBED,) if tied else (EMBED, HEAD):
+        rows = [aligned(models, tokens, name, at).float() for at in range(2)]
+        torch.testing.assert_close(found[name], rows[0] + (rows[1] - rows[0]) * 0.25)
+    assert (HEAD in found) == (not tied)
+    assert small(space, "config.json", "out/stack")["num_hidden_layers"] == 2

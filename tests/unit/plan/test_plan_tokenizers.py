@@ -79,3 +79,16 @@ def test_files_of_one_kind_are_compared(lab: Lab) -> None:
     assert notices(lab) == ()
     (lab / "a/vocab.json").write_text('{"x": 0, "y": 1}')
     assert notices(lab)[0].startswith(BEGIN)
+
+
+def test_rows_of_a_stack_are_compared_although_none_are_merged(lab: Lab) -> None:
+    """The first slice gives the embedding, and the last one the head."""
+    put(lab, "a", {"x": 0, "y": 1})
+    put(lab, "b", {"y": 0, "x": 1})
+    slices = 'slices = [{{ a = "a", layers = "L00" }}, {{ a = "{}", layers = "L00" }}]'
+    text = f'[targets.m]\nmethod = "copy"\noutput = "m.safetensors"\n{slices}'
+    lab.write(text.format("a"))
+    assert notices(lab) == ()
+    lab.write(text.format("b"))
+    (notice,) = notices(lab)
+    assert notice.startswith(BEGIN)
