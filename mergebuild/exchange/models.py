@@ -3,20 +3,22 @@
 Recipes name models loosely: without a suffix, with a folder of another machine, with a hash in brackets. A name that
 fits several files takes none of them, and all are told of. Hashes are of whole files, so they are computed of files
 whose name or hash in the recipe gives a reason to, and of all where there are few or `--hash` says so; each file once.
-AutoV1 is of 64 KiB, and equal for many merges: it is never looked for.
+AutoV1 is of 64 KiB, and equal for many merges: it is never looked for. Two models never get one path, however their
+names end.
 """
 
 from __future__ import annotations
 
 import os
+import posixpath
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from mergebuild.exchange.draft import Draft, DraftSource
+from mergebuild.exchange.draft import Draft, DraftSource, Said
 from mergebuild.formats.registry import READ_SUFFIXES
 from mergebuild.sources import hashes
 from mergebuild.sources.locating import folders_of_models
@@ -28,6 +30,7 @@ _FEW: Final = 50
 _MOST_FILES: Final = 100_000
 _HASHES: Final = ("sha256", "autov2", "autov3")
 _FOLDER_OF_ONE: Final = frozenset({"config.json", "model_index.json", "adapter_config.json"})
+_HASH_BEHIND: Final = re.compile(r"\s*\[[0-9a-fA-F]{8,64}\]\s*$")
 _CACHED: Final = re.compile(r"models--(.+)/snapshots/[0-9a-f]{40}$")
 """A repository's folder in the cache of Hugging Face."""
 
@@ -57,6 +60,7 @@ class ModelFolders:
             elif _is_of_another_machine(source.path):
                 source.comments.append(source.path)
                 source.path = re.split(r"/", source.path.rstrip("/"))[-1] + "/" * source.model.is_folder
+        _keep_apart(draft)
 
     def _take(self, source: DraftSource, found: Path) -> None:
         written = self._written(found)
@@ -135,6 +139,49 @@ class ModelFolders:
                     if real not in seen and len(seen) < _MOST_FILES:
                         seen.add(real)
                         yield path
+
+
+def _keep_apart(draft: Draft) -> None:
+    """Give sources that are two models, and came to one path as their names end alike, paths to be filled in."""
+    by_path: dict[str, list[DraftSource]] = {}
+    for source in draft.sources.values():
+        by_path.setdefault(posixpath.normpath(source.path).lower(), []).append(source)
+    for path, sources in by_path.items():
+        for source in [each for each in sources if any(_are_two(each, other) for other in sources)]:
+            named = _plain(source)
+            if "/" not in named or not f"/{_stem(path)}".endswith(f"/{named}"):
+                _to_fill_in(draft, source, {other.path for other in draft.sources.values()})
+
+
+def _are_two(one: DraftSource, other: DraftSource) -> bool:
+    """Whether a recipe names two models: by different hashes, or by paths of which neither is the end of the other."""
+    shared = [kind for kind in one.pins if kind in other.pins]
+    if shared:
+        return any(one.pins[kind] != other.pins[kind] for kind in shared)
+    first, second = _plain(one), _plain(other)
+    return bool(first and second) and not (f"/{first}".endswith(f"/{second}") or f"/{second}".endswith(f"/{first}"))
+
+
+def _plain(source: DraftSource) -> str:
+    """Return how a recipe names a model, to compare it: without a hash behind it, and without a suffix."""
+    text = posixpath.normpath(_plain_path(source)).strip("/")
+    return "" if text == "." else _stem(text).lower()
+
+
+def _to_fill_in(draft: Draft, source: DraftSource, taken: Collection[str]) -> None:
+    """Give a source a path that no other has: of its name's last folder and its name, else of its name in the draft."""
+    steps = [re.sub(r"[^\w+. -]", "_", step) for step in _plain_path(source).split("/")[-2:]]
+    end = "/" if source.model.is_folder else Path(source.path).suffix
+    wished = "/".join(steps).removesuffix(end) + end
+    is_told = len(steps) == 2 and not {"", ".", "..", "~"} & {*steps} and wished not in taken
+    source.path = wished if is_told else f"{source.name}{end}"
+    text = f"`{source.model.text}` is not the only model whose file is called so: its path is to be filled in"
+    source.comments.append(text)
+    draft.notices.append(Said(f"source `{source.name}`", text))
+
+
+def _plain_path(source: DraftSource) -> str:
+    return _HASH_BEHIND.sub("", source.model.text.replace("\\", "/")).strip().rstrip("/")
 
 
 def _files_in(parent: Path, files: list[str]) -> Iterator[Path]:

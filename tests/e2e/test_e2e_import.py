@@ -101,6 +101,7 @@ def test_a_folder_is_its_recipes_and_that_of_a_merge_its_own(space: Space) -> No
         ("merge_method: x\na: " + "[" * 100_000, 3, "bad-yaml"),
         ("merge_method: linear\nmodels: []\n", 3, "bad-recipe"),
         ('merge_method: linear\nmodels: [{model: "a\\0b\\n[targets.x]", parameters: {weight: 1}}]\n', 0, ""),
+        (f"merge_method: passthrough\nmodels: [{{model: {'x' * 5000}/y}}]\n", 0, ""),
         ("hello\n", 2, "no-recipe"),
     ],
 )

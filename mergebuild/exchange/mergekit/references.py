@@ -6,6 +6,7 @@ baked into its model first, by a virtual target that all references to the two s
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -86,6 +87,7 @@ def _model(reading: KitReading, text: str, where: str) -> str:
     if not path or "@" in revision or (at and not revision):
         raise reading.wrong(where, f"is `{text}`, which names no model")
     comment = f"revision {revision}" if revision else None
-    is_there = Path(path).is_dir() or (Path(reading.shown).parent / path).is_dir()
+    places = (Path(path), Path(reading.shown).parent / path)
+    is_there = any(os.path.isdir(place) for place in places)  # noqa: PTH112 -- no name is too long for it
     url = f"https://huggingface.co/{path}" if _REPOSITORY.fullmatch(path) and not is_there else None
     return reading.draft.source(ModelName(path, url=url, comment=comment, is_folder=True))

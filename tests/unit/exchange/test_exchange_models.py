@@ -100,3 +100,51 @@ def test_paths_in_folders_of_the_environment_stay_short(models: Path, monkeypatc
 def test_a_path_of_another_machine_becomes_a_name_to_fill_in(models: Path) -> None:
     found = looked_up(models.parent, ModelName("C:\\webui\\models\\z.safetensors"))
     assert found == ("z.safetensors", ["C:/webui/models/z.safetensors"])
+
+
+@pytest.mark.parametrize("there", ["", "m-7b", "hub/orgB/m-7b"])
+def test_two_repositories_of_one_name_never_have_one_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    """Whatever is found: a folder of that name is not both, and one with the owner in its path is that owner's."""
+    monkeypatch.delenv("MERGEBUILD_MODELS", raising=False)
+    if there:
+        (tmp_path / there).mkdir(parents=True)
+        (tmp_path / there / "config.json").write_text("{}")
+    draft = Draft()
+    for owner in ("orgA", "orgB"):
+        url = f"https://huggingface.co/{owner}/m-7b"
+        draft.source(ModelName(f"{owner}/m-7b", url=url, is_folder=True))
+    ModelFolders(tmp_path, named=[tmp_path / "hub"]).look_up(draft)
+    paths = [source.path for source in draft.sources.values()]
+    assert paths == ["orgA/m-7b/", "hub/orgB/m-7b/" if "orgB" in there else "orgB/m-7b/"]
+    assert "to be filled in" in str(draft.notices)
+
+
+@pytest.mark.parametrize(
+    ("texts", "paths"),
+    [
+        (("C:\\x\\mix.safetensors", "D:\\y\\mix.safetensors"), ["x/mix.safetensors", "y/mix.safetensors"]),
+        (("/mix.ckpt", "/y/mix.ckpt"), ["mix.ckpt", "mix.ckpt"]),
+        (("a/mix", "mix"), ["a/mix", "mix"]),
+        (("C:/mix.safetensors", "D:/mix.safetensors"), ["C_/mix.safetensors", "D_/mix.safetensors"]),
+    ],
+)
+def test_paths_of_other_machines_that_end_alike_stay_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: tuple[str, ...], paths: list[str]
+) -> None:
+    monkeypatch.delenv("MERGEBUILD_MODELS", raising=False)
+    draft = Draft()
+    for text in texts:
+        draft.source(ModelName(text))
+    ModelFolders(tmp_path).look_up(draft)
+    assert [source.path for source in draft.sources.values()] == paths
+
+
+def test_one_file_in_several_spellings_is_no_two_models(models: Path) -> None:
+    draft = Draft()
+    for text in ("animeB", "animeB.ckpt", "animeB.ckpt [abcdef01]"):
+        draft.source(ModelName(text))
+    ModelFolders(models.parent, named=[models]).look_up(draft)
+    assert len({source.path for source in draft.sources.values()}) == 1
+    assert not draft.notices
