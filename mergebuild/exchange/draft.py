@@ -99,6 +99,9 @@ class Draft:
     once_found: list[tuple[str, Callable[[DraftTarget, str | None], None]]] = field(default_factory=list)
     """What is decided once the models were looked for: by target, a function of it and the layout of its first model
     (None: the model was not found, or has none that is known)."""
+    once_counted: list[tuple[str, int, Callable[[DraftTarget, int], None]]] = field(default_factory=list)
+    """What is done where models are found that have more or fewer layers than were taken to be all: by target, the number
+    that was taken, and a function of the target and that number."""
 
     def source(self, model: ModelName) -> str:
         """Return the name of the source that is this model, which is added where it is new."""

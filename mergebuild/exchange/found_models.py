@@ -39,6 +39,10 @@ def settle(draft: Draft, root: Path) -> None:
     for name, decide in draft.once_found:
         found = headers.of(name)
         decide(draft.targets[name], found.layout.name if found is not None and found.layout else None)
+    for name, count, otherwise in draft.once_counted:
+        whole = headers.of(name) if name in draft.targets else None
+        if whole is not None and whole.layers not in (None, count):
+            otherwise(draft.targets[name], count)
     for target in draft.targets.values():
         slices = target.keys.get("slices")
         if isinstance(slices, list):

@@ -105,7 +105,7 @@ def _copied(draft: Draft) -> Draft:
     grown.sources, grown.targets = dict(draft.sources), dict(draft.targets)
     grown.default, grown.comments = list(draft.default), list(draft.comments)
     grown.unmapped, grown.notices = list(draft.unmapped), list(draft.notices)
-    grown.once_found = list(draft.once_found)
+    grown.once_found, grown.once_counted = list(draft.once_found), list(draft.once_counted)
     return grown
 
 

@@ -41,6 +41,12 @@ class KnownTensors(NamedTuple):
     shared: Mapping[str, Collection[str]]
 
     @property
+    def layers(self) -> int | None:
+        """How many layers it has; None if it has no stack of layers, or several."""
+        found = [*stacks(self.names).values()]
+        return len(found[0].numbers) if len(found) == 1 else None
+
+    @property
     def keys(self) -> Keys:
         """What keys of a mergefile select among these tensors."""
         return Keys(self.layout, self.names, None, self.aliases, shared=self.shared)

@@ -86,3 +86,30 @@ dtype: float32
 """,
         models,
     )
+
+
+def test_the_first_layers_of_a_model_that_is_not_there_yet_are_no_copy_of_it(space: Space) -> None:
+    recipe = "merge_method: passthrough\nslices: [{sources: [{model: org/a, layer_range: [0, 2]}]}]\n"
+    space.write(recipe, "recipe.yml")
+    space.run("import", "recipe.yml", "-o", "mergefile.toml")
+    models = {"org/a": folder(space / "a", 1)}
+    space.build()
+    found = read_model(space / "recipe/model.safetensors")
+    (wanted,) = expected(recipe, models).values()
+    assert found.keys() == wanted.keys()
+
+
+def test_a_slice_of_fewer_layers_than_the_models_that_are_found_have_is_a_stack(space: Space) -> None:
+    models = {f"org/{name}": folder(space / "hub/org" / name, seed) for seed, name in enumerate("ab", 1)}
+    recipe = """\
+merge_method: slerp
+base_model: org/b
+slices: [{sources: [{model: org/a, layer_range: [0, LAST]}, {model: org/b, layer_range: [0, LAST]}]}]
+parameters: {t: [{filter: mlp, value: [0, 1]}, {value: [1, 0]}]}
+dtype: float32
+"""
+    check(space, recipe.replace("LAST", "2"), models, "--models", "hub")
+    space.run("clean", "--yes")
+    (space / "mergefile.toml").unlink()
+    check(space, recipe.replace("LAST", "4"), models, "--models", "hub")
+    assert "slices" not in (space / "mergefile.toml").read_text()

@@ -1,8 +1,9 @@
 """Slices of mergekit: layers of models, one slice upon the other.
 
 A range ends before its second number there, and with its last layer here. A single slice of all layers of its models is
-no stack: that is how slerp is usually written. Whether it is all layers, a model's configuration says; where there is
-none, a slice from 0 on is taken for that, and told.
+no stack: that is how slerp is usually written. Whether it is all layers, a model's configuration says. Where there is
+none, a slice from 0 on is taken for that, and told, until the models are found; but one of a single model is a stack,
+as all its layers would be that model.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from mergebuild.exchange.draft import DraftTarget, Value
 from mergebuild.exchange.mergekit.making import InputModel
 from mergebuild.exchange.mergekit.reading import KitReading, KitTable
 from mergebuild.exchange.mergekit.references import Reference, reference
@@ -22,6 +24,7 @@ __all__ = ["OutputSlice", "read_slices", "whole"]
 _COUNTS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _KEYS: Final = ("sources", "base_model", "residual_weight", "parameters")
 _MOST_LAYERS: Final = 99_999
+_OF_TARGET: Final = ("method", "output", "dtype", "config", "tokenizer", "chat_template")
 _OF_SOURCE: Final = ("model", "layer_range", "parameters")
 
 
@@ -102,8 +105,21 @@ def whole(reading: KitReading, slices: list[OutputSlice]) -> OutputSlice | None:
     if any(count not in (None, only.length) for count in counts):
         return None
     if None in counts:
+        if len(counts) == 1:
+            return None
         reading.say(only.where, f"the {only.length} layers are taken to be all layers of each model")
+        if reading.target is not None:
+            reading.draft.once_counted.append((reading.target, only.length, _cut))
     return only
+
+
+def _cut(target: DraftTarget, length: int) -> None:
+    """Make a target of whole models one of their first layers, as these are not all."""
+    of_target = {key: value for key, value in target.keys.items() if key in _OF_TARGET}
+    layers = "L00" if length == 1 else f"L00-L{length - 1:02}"
+    own: dict[str, Value] = {key: value for key, value in target.keys.items() if key not in of_target}
+    target.keys = {"method": of_target.pop("method"), "slices": [{**own, "layers": layers}], **of_target}
+    target.comments.append(f"its models do not have {length} layers, so that it is a stack of these")
 
 
 def _layers_of(reading: KitReading, model: Reference) -> int | None:

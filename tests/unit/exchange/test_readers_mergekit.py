@@ -346,7 +346,17 @@ slices:
 def test_one_slice_of_all_layers_is_no_stack(tmp_path: Path) -> None:
     text = stacked("m, layer_range: [0, 4]")
     (tmp_path / "m").mkdir()
-    assert "slices" not in draft_of(text, f"{tmp_path}/r.yml").targets["r"].keys
+    assert "slices" in draft_of(text, f"{tmp_path}/r.yml").targets["r"].keys
+    assert (
+        "slices"
+        not in draft_of(
+            stacked("m, layer_range: [0, 4]}, {model: n, layer_range: [0, 4]")
+            .replace("passthrough", "linear")
+            .replace("slices", "parameters: {weight: 1}\nslices")
+        )
+        .targets["recipe"]
+        .keys
+    )
     (tmp_path / "m/config.json").write_text(json.dumps({"num_hidden_layers": 4}))
     assert "slices" not in draft_of(text, f"{tmp_path}/r.yml").targets["r"].keys
     (tmp_path / "m/config.json").write_text(json.dumps({"num_hidden_layers": 5}))
