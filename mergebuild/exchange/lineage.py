@@ -27,6 +27,7 @@ _MAKERS: Final = {
     "webui": "webui",
     "sd-webui-supermerger": "supermerger_metadata",
     "sd-webui-model-mixer": "model_mixer",
+    "merge-models-chattiori": "chattiori_metadata",
     "mergebuild": "ours",
 }
 """By the `type` of a recipe, the module of its tool."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mergebuild.exchange.draft import Draft
 from mergebuild.exchange.json_texts import words_of
 from mergebuild.exchange.lineage import has_recipe, lineage_of
+from mergebuild.exchange.merges.chain import without_suffix
 from mergebuild.exchange.recipe_file import RecipeFile
 
 __all__ = ["read", "recognizes"]
@@ -21,7 +22,8 @@ def recognizes(file: RecipeFile) -> bool:
 def read(file: RecipeFile, draft: Draft) -> None:
     """Add the merges behind the file."""
     lineage = lineage_of(file)
-    name = words_of(lineage.recipe.get("custom_name")) or words_of(lineage.recipe.get("target")) or file.stem
+    said = (words_of(lineage.recipe.get(key)) for key in ("custom_name", "target", "output_name"))
+    name = without_suffix(next((each for each in said if each), file.stem))
     made = lineage.write(draft, name=name, output=f"{name}.safetensors")
     draft.default.append(made)
     for key in _OTHERS:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from mergebuild.errors import Place, RecipeError
-from mergebuild.exchange.commands import kohya, meh, mergekit
+from mergebuild.exchange.commands import chattiori, kohya, meh, mergekit
 from mergebuild.exchange.commands.command_line import CommandLine, commands_in
 from mergebuild.exchange.draft import Draft
 from mergebuild.exchange.merges.chain import MOST_MERGES
@@ -28,6 +28,7 @@ _SCRIPTS: Final[Mapping[str, Callable[[CommandLine, Draft], None]]] = {
     "merge_models.py": _merge_models,
     "merge_meh": meh.merge,
     "merge_meh.py": meh.merge,
+    "merge.py": chattiori.merge,
 }
 _SIGN: Final = re.compile(rf"(?:^|[\s\\/\"'])(?:{'|'.join(map(re.escape, _SCRIPTS))})[\"']?\s")
 _MOST_SIGNS: Final = 1_000_000
