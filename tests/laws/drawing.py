@@ -13,10 +13,12 @@ from typing import Any
 from hypothesis import strategies as st
 from worlds import FAMILIES, WRAPPERS, Family, Own, Rule, Source, Table, Target, World, root_of, spelling_of
 
-from mergebuild.methods.catalog import METHODS, Method, Parameter
+from mergebuild.methods.catalog import METHODS as CATALOG
+from mergebuild.methods.catalog import Method, Parameter
 from mergebuild.methods.making import Elementwise, Linear, OwnProgram, Program, Statistical
 
 __all__ = [
+    "METHODS",
     "SPELLED",
     "STATISTICS",
     "Step",
@@ -44,6 +46,8 @@ _OWN_ROWS = {
     ),
     "mean": Method("mean", ("a", "models"), (Parameter("alpha", "", per="model", default=True),), "", "", _OWN),
 }  # fmt: skip
+METHODS = {name: row for name, row in CATALOG.items() if not row.makes.makes_experts}
+"""Those that any models can have; experts are made of whole language models, and have laws of their own."""
 STATISTICS = tuple(name for name, row in METHODS.items() if isinstance(row.makes, Statistical))
 _LINEAR = tuple(name for name, row in METHODS.items() if isinstance(row.makes, Linear) and "loras" not in row.inputs)
 _OF_MODELS = tuple(name for name, row in METHODS.items() if "loras" not in row.inputs and not row.makes.makes_lora)

@@ -28,6 +28,7 @@ from typing import Any
 
 import pytest
 from drawing import (
+    METHODS,
     SPELLED,
     Step,
     every_spelling,
@@ -47,7 +48,6 @@ from runner import COUNTS
 from worlds import FAMILIES, Table, Target, World, mergefile, stored_of
 
 from mergebuild import native
-from mergebuild.methods.catalog import METHODS
 
 Draw = Callable[..., Any]
 Arguments = tuple[Any, ...]

@@ -33,7 +33,7 @@ from mergebuild.methods import kernels
 from mergebuild.methods.catalog import METHODS
 from mergebuild.methods.kernels.kernel import Argument, Call, Grain, Kernel, Statistic
 from mergebuild.methods.method import UndefinedError
-from mergebuild.methods.tables import lora, model_wide
+from mergebuild.methods.tables import experts, lora, model_wide
 
 KERNELS: Mapping[str, Kernel] = {name: kernel_of(METHODS[name]) for name in TRIALS}
 
@@ -41,8 +41,8 @@ every_method = pytest.mark.parametrize("name", TRIALS)
 
 
 def test_every_method_is_tried() -> None:
-    """But for those that need more than one tensor, or LoRAs, which have tests of their own."""
-    together = {row.name for row in (*model_wide.ROWS, *lora.ROWS)}
+    """But for those that need more than one tensor, LoRAs, or layers, which have tests of their own."""
+    together = {row.name for row in (*model_wide.ROWS, *lora.ROWS, *experts.ROWS)}
     assert TRIALS.keys() == METHODS.keys() - together
 
 
