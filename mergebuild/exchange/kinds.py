@@ -23,6 +23,7 @@ __all__ = ["KINDS", "RecipeReader", "files_at", "opened", "reader_of"]
 
 KINDS: Final[tuple[str, ...]] = (
     "model_metadata",
+    "mecha",
     "comfyui",
     "model_mixer_picture",
     "supermerger_history",
