@@ -15,10 +15,10 @@ from typing import Final, NamedTuple
 
 from mergebuild.exchange.draft import Draft, ModelName, Value
 from mergebuild.exchange.mecha.instructions import Argument, Instruction
-from mergebuild.exchange.mecha.methods import BASED, MASKS, PLAIN, Based, Plain, Word
-from mergebuild.exchange.mecha.numbers import Scalar, UnsayableError, converted, number_in
+from mergebuild.exchange.mecha.methods import BASED, MASKS, PLAIN, Based, MechaWord, Plain
+from mergebuild.exchange.mecha.numbers import Scalar, UnwordedError, converted, number_in
 
-__all__ = ["Keys", "Merging", "file_of"]
+__all__ = ["Keys", "MechaMerging", "file_of"]
 
 Keys = dict[str, Value]
 """The keys of a target."""
@@ -29,7 +29,7 @@ _OLD_DEFAULTS: Final = {("ties_sum", "k"): Decimal("0.2")}
 _MOST_TARGETS: Final = 1_000
 
 
-class _Difference(NamedTuple):
+class _ModelDifference(NamedTuple):
     """A difference of two models: the name of what it is taken from, once asked for, and what is taken away."""
 
     plus: Callable[[], str]
@@ -37,7 +37,7 @@ class _Difference(NamedTuple):
 
 
 @dataclass
-class Merging:
+class MechaMerging:
     """The targets of one recipe; each result that is needed is made once."""
 
     draft: Draft
@@ -52,7 +52,7 @@ class Merging:
         """Return the keys of the target that is the recipe's result.
 
         Raises:
-            UnsayableError: a mergefile has no word for something that it is made of.
+            UnwordedError: a mergefile has no word for something that it is made of.
         """
         node = self._node(last)
         while node.method == "cast":
@@ -66,12 +66,12 @@ class Merging:
         """Return the keys of a target that is the result of an instruction.
 
         Raises:
-            UnsayableError: as `result`.
+            UnwordedError: as `result`.
         """
         if node.command == "model":
             return {"method": "copy", "a": self.name(node)}
         if node.command != "merge":
-            raise UnsayableError(f"line {node.line} is no model")
+            raise UnwordedError(f"line {node.line} is no model")
         special = _SPECIAL.get(node.method)
         keys = special(self, node) if special else self._by_table(node)
         if self.is_v1 or keys.get("method") in ("copy", "fallback"):
@@ -92,7 +92,7 @@ class Merging:
             self._cast(node, is_last=False)
             return self.name(node.args[1])
         if len(self._named) > _MOST_TARGETS:
-            raise UnsayableError(f"it has more than {_MOST_TARGETS:,} steps")
+            raise UnwordedError(f"it has more than {_MOST_TARGETS:,} steps")
         return self.draft.target(
             f"step-{node.line}", self.keys(node), comments=[f"line {node.line}: {node.method}"[:100]]
         )
@@ -103,7 +103,7 @@ class Merging:
     def _node(self, value: Argument) -> Instruction:
         found = converted(value)
         if not isinstance(found, Instruction):
-            raise UnsayableError(f"`{found}` stands in place of a model")
+            raise UnwordedError(f"`{found}` stands in place of a model")
         return found
 
     # Methods that are one word here
@@ -111,7 +111,7 @@ class Merging:
     def _by_table(self, node: Instruction) -> Keys:
         row = PLAIN.get(node.method)
         if row is None:
-            raise UnsayableError(f"there is no method for `{node.method[:60]}` (line {node.line})")
+            raise UnwordedError(f"there is no method for `{node.method[:60]}` (line {node.line})")
         return {"method": row.ours, **self._inputs(node, row), **self._words(node, row.words, row.places), **row.given}
 
     def _inputs(self, node: Instruction, row: Plain) -> Keys:
@@ -119,7 +119,7 @@ class Merging:
         rest = node.args[1 + len(row.inputs) :] if row.has_models else ()
         return found | ({"models": [self.name(each) for each in rest]} if row.has_models else {})
 
-    def _words(self, node: Instruction, words: Sequence[Word], count: int | None) -> Keys:
+    def _words(self, node: Instruction, words: Sequence[MechaWord], count: int | None) -> Keys:
         """Return the parameters of a merge under our names; those that can't be said are lost.
 
         Args:
@@ -138,7 +138,7 @@ class Merging:
                 self.lost.append(f"`{word.theirs}` = {value} of {node.method} (line {node.line}) has no word")
         return found
 
-    def _argument(self, node: Instruction, word: Word, place: int | None) -> Scalar | dict[str, Value]:
+    def _argument(self, node: Instruction, word: MechaWord, place: int | None) -> Scalar | dict[str, Value]:
         if word.theirs in node.named:
             return number_in(node.named[word.theirs], self.lost)
         if place is not None and place < len(node.args):
@@ -153,16 +153,16 @@ class Merging:
 
     # Differences
 
-    def _difference(self, value: Argument) -> _Difference | None:
+    def _difference(self, value: Argument) -> _ModelDifference | None:
         """Return a result as a difference of two models; None: it is none that is known."""
         node = self._node(value)
         if node.method == "subtract":
-            return _Difference(lambda: self.name(_at(node, 0, "a")), self._node(_at(node, 1, "b")))
+            return _ModelDifference(lambda: self.name(_at(node, 0, "a")), self._node(_at(node, 1, "b")))
         if node.method in BASED:
             base = self._base(node)
             if base is None:
                 return None
-            return _Difference(lambda: self._once(node, lambda: self._based(node, base)), base)
+            return _ModelDifference(lambda: self._once(node, lambda: self._based(node, base)), base)
         if node.method == "perpendicular_component":
             return self._perpendicular(node)
         if node.method in ("weighted_sum", "tensor_sum", "n_average"):
@@ -195,7 +195,7 @@ class Merging:
         words = self._words(node, row.words, None)
         return {"method": row.ours, "base": first, "models": models, **row.made(words), **row.given}
 
-    def _perpendicular(self, node: Instruction) -> _Difference | None:
+    def _perpendicular(self, node: Instruction) -> _ModelDifference | None:
         along, across = (self._difference(each) for each in node.args[1:3])
         if along is None or across is None or not self._same(along.minus, across.minus):
             return None
@@ -203,9 +203,9 @@ class Merging:
         if first.method != "subtract":
             return None
         keys = {"method": "add_perpendicular", "a": along.plus(), "b": across.plus(), "c": self.name(along.minus)}
-        return _Difference(lambda: self._once(node, lambda: dict(keys)), self._node(_at(first, 0, "a")))
+        return _ModelDifference(lambda: self._once(node, lambda: dict(keys)), self._node(_at(first, 0, "a")))
 
-    def _selection(self, node: Instruction) -> _Difference | None:
+    def _selection(self, node: Instruction) -> _ModelDifference | None:
         """Return a merge of two differences to one base that is the same of the models."""
         row = PLAIN[node.method]
         count = len(row.inputs) or len(node.args) - 1
@@ -216,7 +216,7 @@ class Merging:
         names = [pair.plus() for pair in pairs if pair]
         inputs: Keys = dict(zip(row.inputs, names, strict=True)) if row.inputs else {"models": list(names)}
         keys: Keys = {"method": row.ours, **inputs, **self._words(node, row.words, row.places), **row.given}
-        return _Difference(lambda: self._once(node, lambda: keys), first.minus)
+        return _ModelDifference(lambda: self._once(node, lambda: keys), first.minus)
 
     def added(self, node: Instruction) -> Keys:
         """Return the keys of an added difference: of the method that was taken apart, where it is one."""
@@ -227,7 +227,7 @@ class Merging:
             return self._masked(mask, base, delta)
         share = number_in(alpha, self.lost)
         if not isinstance(share, (Decimal, dict)):
-            raise UnsayableError(f"line {node.line} adds `{share}` of something")
+            raise UnwordedError(f"line {node.line} adds `{share}` of something")
         lora = self._lora(delta, share)
         if lora is not None:
             return {"method": "add_lora", "base": self.name(base), "loras": [lora[0]], "strength": lora[1]}
@@ -259,9 +259,9 @@ class Merging:
         models = [base, *(self._node(each) for each in delta.args[1:3])] if delta.method == "subtract" else []
         given = [self._node(each) for each in mask.args[1:4]]
         if len(models) != 3 or not all(map(self._same, models, given)):
-            raise UnsayableError(f"the number of a merge is a mask (line {mask.line}) of other models than it merges")
+            raise UnwordedError(f"the number of a merge is a mask (line {mask.line}) of other models than it merges")
         inputs: Keys = {role: self.name(model) for role, model in zip("abc", models, strict=True)}
-        return {"method": ours, **inputs, **self._words(mask, (Word("alpha", "alpha", Decimal(1)),), 3)}
+        return {"method": ours, **inputs, **self._words(mask, (MechaWord("alpha", "alpha", Decimal(1)),), 3)}
 
     def _lora(self, delta: Instruction, share: Value) -> tuple[str, Value] | None:
         """Return a LoRA and how much of it is added; None: the difference is no LoRA."""
@@ -302,7 +302,7 @@ class Merging:
         word = number_in(_at(node, 1, "component"), self.lost)
         component = _COMPONENTS.get(str(word))
         if component is None:
-            raise UnsayableError(f"the component `{word}` (line {node.line}) is not known")
+            raise UnwordedError(f"the component `{word}` (line {node.line}) is not known")
         return "text_encoder" if component == "clip_l" and "sdxl" not in str(self._config(node)) else component
 
     def _config(self, node: Instruction) -> Argument:
@@ -318,7 +318,7 @@ class Merging:
     def _extracted(self, node: Instruction) -> Keys:
         found = self._difference(_at(node, 0, "base"))
         if found is None:
-            raise UnsayableError(f"a LoRA is extracted (line {node.line}) of what is no difference of two models")
+            raise UnwordedError(f"a LoRA is extracted (line {node.line}) of what is no difference of two models")
         words = self._words(node, PLAIN["truncate_rank"].words, 1)
         rank = words.get("rank", 8)
         keys: Keys = {"method": "extract_lora", "base": self.name(found.minus), "a": found.plus(), "rank": rank}
@@ -339,7 +339,7 @@ class Merging:
     def _is_first(self, value: Argument, wanted: Argument) -> bool:
         """Whether a result has what it lacks from `wanted` anyway, as that is its first input."""
         if not isinstance(converted(wanted), Instruction):
-            raise UnsayableError(f"what is missing is filled with `{converted(wanted)}`")
+            raise UnwordedError(f"what is missing is filled with `{converted(wanted)}`")
         node = self._node(value)
         while not self._same(node, self._node(wanted)):
             if node.command != "merge" or node.method in ("pick_component", "omit_component"):
@@ -365,15 +365,15 @@ def _at(node: Instruction, place: int, name: str) -> Argument:
         return node.args[place + 1]
     if name in node.named:
         return node.named[name]
-    raise UnsayableError(f"line {node.line} has no `{name}`")
+    raise UnwordedError(f"line {node.line} has no `{name}`")
 
 
-_SPECIAL: Final[Mapping[str, Callable[[Merging, Instruction], Keys]]] = {
-    "add_difference": Merging.added,
-    "fallback": Merging.fallen_back,
-    "pick_component": Merging.part,
-    "omit_component": Merging.part,
-    "exchange_ema": Merging.with_ema,
-    "exchange_ema_'sd1-ldm'": Merging.with_ema,
+_SPECIAL: Final[Mapping[str, Callable[[MechaMerging, Instruction], Keys]]] = {
+    "add_difference": MechaMerging.added,
+    "fallback": MechaMerging.fallen_back,
+    "pick_component": MechaMerging.part,
+    "omit_component": MechaMerging.part,
+    "exchange_ema": MechaMerging.with_ema,
+    "exchange_ema_'sd1-ldm'": MechaMerging.with_ema,
 }
 """Methods that are no row of a table."""

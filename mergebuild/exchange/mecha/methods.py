@@ -8,14 +8,14 @@ from typing import Final, NamedTuple
 
 from mergebuild.exchange.decimals import complement
 from mergebuild.exchange.draft import Value
-from mergebuild.exchange.mecha.numbers import Scalar, UnsayableError
+from mergebuild.exchange.mecha.numbers import Scalar, UnwordedError
 
-__all__ = ["BASED", "MASKS", "PLAIN", "Based", "Plain", "Word"]
+__all__ = ["BASED", "MASKS", "PLAIN", "Based", "MechaWord", "Plain"]
 
 _Keys = dict[str, Value]
 
 
-class Word(NamedTuple):
+class MechaWord(NamedTuple):
     """A parameter: its name there, ours ("": none of ours), and its default there."""
 
     theirs: str
@@ -27,7 +27,7 @@ class Word(NamedTuple):
         """Return a value as a mergefile has it.
 
         Raises:
-            UnsayableError: it is none that the parameter can have.
+            UnwordedError: it is none that the parameter can have.
         """
         if self.kind is bool and isinstance(value, bool):
             return value
@@ -35,7 +35,7 @@ class Word(NamedTuple):
             return value
         if self.kind is int and isinstance(value, Decimal) and value == value.to_integral_value():
             return int(value)
-        raise UnsayableError(f"`{self.theirs}` is {value if isinstance(value, (Decimal, bool, str)) else 'a table'}")
+        raise UnwordedError(f"`{self.theirs}` is {value if isinstance(value, (Decimal, bool, str)) else 'a table'}")
 
 
 class Plain(NamedTuple):
@@ -43,7 +43,7 @@ class Plain(NamedTuple):
 
     ours: str
     inputs: Sequence[str]
-    words: Sequence[Word] = ()
+    words: Sequence[MechaWord] = ()
     given: Mapping[str, Value] = {}
     """What ours must be told to be the same."""
     has_models: bool = False
@@ -59,28 +59,28 @@ class Based(NamedTuple):
     """A method of differences, which is one of ours over a base and models."""
 
     ours: str
-    words: Sequence[Word]
+    words: Sequence[MechaWord]
     given: Mapping[str, Value]
     has_lambda: bool
     made: Callable[[_Keys], _Keys] = dict
     """Puts the parameters together that are one here."""
 
 
-def _alpha(default: str, name: str = "alpha") -> Word:
-    return Word("alpha", name, Decimal(default))
+def _alpha(default: str, name: str = "alpha") -> MechaWord:
+    return MechaWord("alpha", name, Decimal(default))
 
 
 _BASIS: Final = (
-    Word("use_approximate_basis", "approximate", default=True, kind=bool),
-    Word("approximate_basis_iters", "iterations", Decimal(2), int),
-    Word("approximate_basis_seed", "seed", None, int),
+    MechaWord("use_approximate_basis", "approximate", default=True, kind=bool),
+    MechaWord("approximate_basis_iters", "iterations", Decimal(2), int),
+    MechaWord("approximate_basis_seed", "seed", None, int),
 )
 _MEDIAN: Final = (
-    Word("eps", "eps", Decimal("1e-6")),
-    Word("maxiter", "maxiter", Decimal(100), int),
-    Word("ftol", "ftol", Decimal("1e-20")),
+    MechaWord("eps", "eps", Decimal("1e-6")),
+    MechaWord("maxiter", "maxiter", Decimal(100), int),
+    MechaWord("ftol", "ftol", Decimal("1e-20")),
 )
-_REGION: Final = (Word("width", "width", Decimal("0.5")), Word("offset", "offset", Decimal(0)))
+_REGION: Final = (MechaWord("width", "width", Decimal("0.5")), MechaWord("offset", "offset", Decimal(0)))
 
 PLAIN: Final[Mapping[str, Plain]] = {
     "weighted_sum": Plain("weighted_sum", "ab", [_alpha("0.5")]),
@@ -92,28 +92,28 @@ PLAIN: Final[Mapping[str, Plain]] = {
     "multiply_quotient": Plain("multiply_quotient", "abc", [_alpha("1")]),
     "add_cosine_a": Plain("cosine_gate", "ab", [_alpha("1")], {"form": "a"}),
     "add_cosine_b": Plain("cosine_gate", "ab", [_alpha("1")], {"form": "b"}),
-    "crossover": Plain("crossover", "ab", [_alpha("0.5"), Word("tilt", "tilt", Decimal(0))]),
-    "clamp": Plain("clamp", "a", [Word("stiffness", "stiffness", Decimal(0))], has_models=True),
+    "crossover": Plain("crossover", "ab", [_alpha("0.5"), MechaWord("tilt", "tilt", Decimal(0))]),
+    "clamp": Plain("clamp", "a", [MechaWord("stiffness", "stiffness", Decimal(0))], has_models=True),
     "tensor_sum": Plain("tensor_sum", "ab", _REGION, {"rounding": "round"}),
-    "top_k_tensor_sum": Plain("top_k_tensor_sum", "ab", [Word("width", "width", Decimal(1)), _REGION[1]]),
-    "truncate_rank": Plain("truncate_rank", "a", [Word("rank", "rank", Decimal(8), int), *_BASIS]),
+    "top_k_tensor_sum": Plain("top_k_tensor_sum", "ab", [MechaWord("width", "width", Decimal(1)), _REGION[1]]),
+    "truncate_rank": Plain("truncate_rank", "a", [MechaWord("rank", "rank", Decimal(8), int), *_BASIS]),
     "truncate_kronecker": Plain(
-        "truncate_kronecker", "a", [Word("kronecker_ratio", "kronecker_ratio", Decimal("0.5")), *_BASIS]
+        "truncate_kronecker", "a", [MechaWord("kronecker_ratio", "kronecker_ratio", Decimal("0.5")), *_BASIS]
     ),
     "rotate": Plain(
         "rotate",
         "ab",
         [
-            Word("alignment", "alignment", Decimal(1)),
+            MechaWord("alignment", "alignment", Decimal(1)),
             _alpha("0"),
-            Word("centralization", "centralization", Decimal(1)),
-            Word("stiefel_eps", "stiefel_eps", Decimal("1e-8")),
-            Word("stiefel_max_iters", "stiefel_max_iters", Decimal(100), int),
+            MechaWord("centralization", "centralization", Decimal(1)),
+            MechaWord("stiefel_eps", "stiefel_eps", Decimal("1e-8")),
+            MechaWord("stiefel_max_iters", "stiefel_max_iters", Decimal(100), int),
         ],
     ),
     "geometric_median": Plain("geometric_median", "", _MEDIAN, has_models=True),
-    "rebasin": Plain("rebasin", "ab", [Word("iters", "", Decimal(10))]),
-    "rebasin_sdxl_sgm": Plain("rebasin", "ab", [Word("iters", "", Decimal(10))]),
+    "rebasin": Plain("rebasin", "ab", [MechaWord("iters", "", Decimal(10))]),
+    "rebasin_sdxl_sgm": Plain("rebasin", "ab", [MechaWord("iters", "", Decimal(10))]),
     "balance_attention": Plain("balance_attention", "a"),
     "balance_attention_sdxl_sgm": Plain("balance_attention", "a"),
 }
@@ -145,24 +145,24 @@ def _ended(words: _Keys) -> _Keys:
 def _dropped(words: _Keys) -> _Keys:
     probability = words.pop("probability")
     if not isinstance(probability, Decimal):
-        raise UnsayableError("the probability of dropping differs from block to block")
+        raise UnwordedError("the probability of dropping differs from block to block")
     return _ended(words) | {"keep": complement(probability)}
 
 
-_K: Final = Word("k", "density", Decimal("0.2"))
-_VOTE: Final = Word("vote_sgn", "vote_sgn", default=False, kind=bool)
+_K: Final = MechaWord("k", "density", Decimal("0.2"))
+_VOTE: Final = MechaWord("vote_sgn", "vote_sgn", default=False, kind=bool)
 _ENDS: Final = (
-    Word("apply_stock", "apply_stock", default=False, kind=bool),
-    Word("apply_median", "apply_median", default=False, kind=bool),
-    Word("cos_eps", "", Decimal("1e-6")),
+    MechaWord("apply_stock", "apply_stock", default=False, kind=bool),
+    MechaWord("apply_median", "apply_median", default=False, kind=bool),
+    MechaWord("cos_eps", "", Decimal("1e-6")),
     *_MEDIAN,
 )
-_SEED: Final = Word("seed", "seed", None, int)
+_SEED: Final = MechaWord("seed", "seed", None, int)
 
 BASED: Final[Mapping[str, Based]] = {
     "ties_sum": Based(
         "ties",
-        [Word("k", "density", Decimal(1)), _VOTE],
+        [MechaWord("k", "density", Decimal(1)), _VOTE],
         {"weight": 1, "zero_vote": "none", "average": "count"},
         has_lambda=True,
         made=_voted,
@@ -171,9 +171,9 @@ BASED: Final[Mapping[str, Based]] = {
     "ties_sum_with_dropout": Based(
         "ties_sum_with_dropout",
         [
-            Word("probability", "probability", Decimal("0.9")),
-            Word("della_eps", "epsilon", Decimal(0)),
-            Word("rescale", "rescale", default=True, kind=bool),
+            MechaWord("probability", "probability", Decimal("0.9")),
+            MechaWord("della_eps", "epsilon", Decimal(0)),
+            MechaWord("rescale", "rescale", default=True, kind=bool),
             _K,
             _VOTE,
             *_ENDS,
@@ -185,17 +185,17 @@ BASED: Final[Mapping[str, Based]] = {
     ),
     "model_stock": Based(
         "model_stock",
-        [Word("cos_eps", "", Decimal("1e-6"))],
+        [MechaWord("cos_eps", "", Decimal("1e-6"))],
         {"pairs": "adjacent", "per": "row", "clamp": False},
         has_lambda=False,
     ),
     "dropout": Based(
         "dropout",
         [
-            Word("probability", "probability", Decimal("0.9")),
-            Word("rescale", "rescale", Decimal(1)),
-            Word("overlap", "", Decimal(1)),
-            Word("overlap_emphasis", "", Decimal(0)),
+            MechaWord("probability", "probability", Decimal("0.9")),
+            MechaWord("rescale", "rescale", Decimal(1)),
+            MechaWord("overlap", "", Decimal(1)),
+            MechaWord("overlap_emphasis", "", Decimal(0)),
             _SEED,
         ],
         {},

@@ -14,7 +14,7 @@ from typing import Final
 from mergebuild.exchange.draft import Value
 from mergebuild.exchange.mecha.instructions import Argument, Instruction
 
-__all__ = ["Scalar", "UnsayableError", "converted", "number_in"]
+__all__ = ["Scalar", "UnwordedError", "converted", "number_in"]
 
 Scalar = bool | Decimal | str | None
 
@@ -24,7 +24,7 @@ _OLD_BLOCK: Final = re.compile(
 )
 
 
-class UnsayableError(Exception):
+class UnwordedError(Exception):
     """A mergefile has no word for it; the message is a sentence that says for what."""
 
 
@@ -43,7 +43,7 @@ def number_in(value: Argument, lost: list[str]) -> Scalar | dict[str, Value]:
         lost: Gets what of it can't be said.
 
     Raises:
-        UnsayableError: it is a result of merging, or of no known blocks.
+        UnwordedError: it is a result of merging, or of no known blocks.
     """
     found = converted(value)
     if not isinstance(found, Instruction):
@@ -51,7 +51,7 @@ def number_in(value: Argument, lost: list[str]) -> Scalar | dict[str, Value]:
     if found.command == "dict":
         return _old_table(found, lost)
     if found.command != "literal" or len(found.args) != 1:
-        raise UnsayableError(f"a number is the result of line {found.line}, a tensor")
+        raise UnwordedError(f"a number is the result of line {found.line}, a tensor")
     inner = found.args[0]
     if not isinstance(inner, Instruction):
         return inner
@@ -59,11 +59,11 @@ def number_in(value: Argument, lost: list[str]) -> Scalar | dict[str, Value]:
     if set(inner.named) == {"key"} and (config == "singleton-mecha" or "blocks" not in config):
         alone = inner.named["key"]
         if isinstance(alone, Instruction):
-            raise UnsayableError(f"a number is the result of line {alone.line}")
+            raise UnwordedError(f"a number is the result of line {alone.line}")
         return alone
     arch = config.removesuffix("-supermerger_blocks")
     if arch not in _INPUTS or not config.endswith("-supermerger_blocks"):
-        raise UnsayableError(f"numbers are given by the names of `{config[:60]}`")
+        raise UnwordedError(f"numbers are given by the names of `{config[:60]}`")
     return _table(arch, inner, lost)
 
 
@@ -119,5 +119,5 @@ def _old_block(arch: str, part: str, side: str, number: int) -> str:
 
 def _decimal(value: Argument, given: Instruction) -> Decimal:
     if not isinstance(value, Decimal):
-        raise UnsayableError(f"a block has no number in line {given.line}")
+        raise UnwordedError(f"a block has no number in line {given.line}")
     return value

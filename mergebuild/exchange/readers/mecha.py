@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from mergebuild.exchange.draft import Draft, ModelName
 from mergebuild.exchange.mecha.instructions import instructions_of, is_mecha
-from mergebuild.exchange.mecha.merges import Keys, Merging, file_of
-from mergebuild.exchange.mecha.numbers import UnsayableError
+from mergebuild.exchange.mecha.merges import Keys, MechaMerging, file_of
+from mergebuild.exchange.mecha.numbers import UnwordedError
 from mergebuild.exchange.recipe_file import RecipeFile
 
 __all__ = ["read", "recognizes"]
@@ -23,10 +23,10 @@ def read(file: RecipeFile, draft: Draft) -> None:
         RecipeError: a line can't be read.
     """
     found, is_v1 = instructions_of(_text(file), file.path.as_posix())
-    merging = Merging(draft, is_v1)
+    merging = MechaMerging(draft, is_v1)
     try:
         target = _add(file, draft, merging, merging.result(found[-1]))
-    except UnsayableError as error:
+    except UnwordedError as error:
         for each in found:  # they are what is known of it
             if each.command == "model":
                 draft.source(ModelName(file_of(each, is_v1=is_v1)))
@@ -38,7 +38,7 @@ def read(file: RecipeFile, draft: Draft) -> None:
         draft.say(file.path.name, message, target=target)
 
 
-def _add(file: RecipeFile, draft: Draft, merging: Merging, keys: Keys) -> str:
+def _add(file: RecipeFile, draft: Draft, merging: MechaMerging, keys: Keys) -> str:
     output = draft.free_output(f"{file.stem}.safetensors")
     target = draft.target(file.stem, keys | {"output": output, "dtype": merging.dtype})
     draft.targets[target].notes["output"] = "the recipe names none"
