@@ -6,8 +6,10 @@ neighbours in both orders, so rows are written as runs.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from mergebuild.digest import checksum, tagged
@@ -53,17 +55,19 @@ class RowsOfTokens:
         """Its text in keys."""
         return f"{self.count} + {self.padding} {tagged(self.digest)}"
 
-    def within(self, first: int, past: int) -> Iterator[RowRun]:
-        """Yield the runs of rows from `first` to before `past`, without padding."""
-        at = 0
-        for run in self.runs:
-            begin, end = max(first, at), min(past, at + run.rows)
-            if begin < end:
-                skipped = begin - at if run.part >= 0 else 0
-                yield RowRun(run.part, run.first + skipped, end - begin)
-            at += run.rows
-            if at >= past:
-                return
+    @property
+    def ends(self) -> list[int]:
+        """Of each run, how many rows there are up to its end."""
+        return list(accumulate(run.rows for run in self.runs))
+
+    def within(self, first: int, past: int, ends: Sequence[int]) -> Iterator[RowRun]:
+        """Yield the runs of rows from `first` to before `past`, without padding. `ends`: as they are."""
+        place = bisect_right(ends, first)
+        while first < past and place < len(ends):
+            run, end = self.runs[place], min(past, ends[place])
+            skipped = first - (ends[place] - run.rows) if run.part >= 0 else 0
+            yield RowRun(run.part, run.first + skipped, end - first)
+            first, place = end, place + 1
 
 
 class TokensOfInput(NamedTuple):

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import torch
 
+from mergebuild.engine.gathering import Runs
 from mergebuild.engine.makers import DTYPES, makers_of
 from mergebuild.engine.mappings import Mappings
 from mergebuild.engine.scaling import Factors, factors_of, multiply
@@ -19,6 +20,9 @@ from mergebuild.engine.transfers import Transfers
 from mergebuild.engine.work import Combination, Leaf, LeafScale, Step
 
 __all__ = ["LeafReader", "Room"]
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By bytes of an element, a dtype whose elements are picked and not looked at."""
 
 _MOST_SCALES = 16
 """The most leaves whose scales are kept for their next chunks."""
@@ -122,11 +126,47 @@ class LeafReader:
 
     def run(self, terms: Combination, first: int, count: int) -> torch.Tensor:
         """Return elements of a linear combination of whole leaves (float32, flat), while a chunk is made."""
-        if len(terms) > 1 or (terms and terms[0][1] != 1):
-            self._inner = self._inner or Room(self._room.chunk, self._transfers)
-            found = torch.empty(count, device=self._transfers.place)
-            return self._summed(terms, first, found, self._inner) if count else found
-        return self.combined(terms, (first, first + count))
+        return self._run(terms, first, torch.empty(count, device=self._transfers.place))
+
+    def rows(self, terms: Combination, runs: Runs, width: int) -> torch.Tensor:
+        """Return runs of rows of a linear combination of whole leaves (float32, flat), while a chunk is made.
+
+        Rows in another order than the file's are picked out of it at once, if it has a single tensor as it is.
+        """
+        count = sum(rows for _, rows in runs) * width
+        if len(runs) == 1:
+            ((first, _),) = runs
+            return self._run(terms, first * width, torch.empty(count, device=self._transfers.place))
+        if len(terms) == 1 and terms[0][1] == 1 and self._can_be_picked_from(terms[0][0]):
+            return self._picked(terms[0][0], runs, width)
+        found, at = torch.empty(count, device=self._transfers.place), 0
+        for first, rows in runs:
+            room = found[at : at + rows * width]
+            room.copy_(self._run(terms, first * width, room))
+            at += rows * width
+        return found
+
+    def _run(self, terms: Combination, first: int, found: torch.Tensor) -> torch.Tensor:
+        """Return elements of a linear combination, from `first` on; perhaps in `found`, which is as long."""
+        if not terms or not len(found):
+            return found.zero_()
+        if len(terms) == 1 and terms[0][1] == 1:
+            return self.load(terms[0][0], first, len(found), found)
+        self._inner = self._inner or Room(self._room.chunk, self._transfers)
+        return self._summed(terms, first, found, self._inner)
+
+    def _can_be_picked_from(self, leaf: Leaf) -> bool:
+        """Whether rows of a leaf can be picked by the processor: it is not scaled, and in the file as it is."""
+        return leaf.scale is None and not leaf.location.pieces and self._transfers.place.type == "cpu"
+
+    def _picked(self, leaf: Leaf, runs: Runs, width: int) -> torch.Tensor:
+        """Return rows of a leaf."""
+        picked = [row for first, rows in runs for row in range(first, first + rows)]
+        whole = self.whole(leaf)
+        dtype, stored = whole.dtype, whole.view(_BITS[whole.dtype.itemsize]).view(-1, width)
+        found = stored.index_select(0, torch.tensor(picked)).view(dtype).reshape(-1).to(torch.float32)
+        self._mappings.release_all(leaf)
+        return found
 
     def _summed(self, terms: Combination, first: int, found: torch.Tensor, room: Room | None = None) -> torch.Tensor:
         """Fill a tensor with a linear combination of leaves, from their elements at `first` on; return it."""

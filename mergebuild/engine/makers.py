@@ -16,9 +16,10 @@ from typing import Any, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
-from mergebuild.configuration.token_rows import MEAN, ZEROS, RowRun, RowsOfTokens
+from mergebuild.configuration.token_rows import RowsOfTokens
 from mergebuild.digest import new_checksum
 from mergebuild.engine.findings import statistic_key
+from mergebuild.engine.gathering import RowGatherer, Runs
 from mergebuild.engine.schedule import Cluster
 from mergebuild.engine.work import Combination, KernelCall, Step
 from mergebuild.key import narrows
@@ -30,7 +31,6 @@ from mergebuild.methods.kernels.kernel import Call, Grain, Kernel, all_finite
 from mergebuild.methods.kernels.linear import combine
 from mergebuild.methods.kernels.lora import LoraDeltas
 from mergebuild.methods.kernels.lora_making import LoraModule
-from mergebuild.methods.kernels.reduction import ColumnSums
 from mergebuild.methods.method import Method, UndefinedError
 from mergebuild.methods.shares import shares_of
 
@@ -40,7 +40,6 @@ __all__ = [
     "MAKERS",
     "Adding",
     "Factoring",
-    "Gathering",
     "Gating",
     "LinearMaker",
     "Maker",
@@ -59,9 +58,6 @@ DTYPES: Mapping[str, torch.dtype] = {
     "float8_e4m3fn": torch.float8_e4m3fn,
     "float8_e5m2": torch.float8_e5m2,
 }
-
-_ROWS_AT_ONCE = 1024
-"""Rows that are added at a time for the mean of all of them."""
 
 Found = TypeVar("Found")
 
@@ -87,6 +83,9 @@ class Bench(Protocol):
 
     def run(self, part: Combination, first: int, count: int) -> Tensor:
         """Return elements of such an operand as float32, flat; it may be called between chunks."""
+
+    def rows(self, part: Combination, runs: Runs, width: int) -> Tensor:
+        """Return runs of rows (the first, and how many) of such an operand as float32, flat, also between chunks."""
 
     def release(self, parts: Iterable[Combination]) -> None:
         """Release operands that were taken whole."""
@@ -320,8 +319,7 @@ class Gathering(OperationMaker):
         self.parts = operation.parts
         self.unit = max(1, prod(operation.shape[1:]))
         self._rows = rows
-        self._mean: Tensor | None = None
-        self._read: Callable[[Combination, int, int], Tensor] | None = None
+        self._gatherer: RowGatherer | None = None
 
     @classmethod
     def memory_for(cls, operation: KernelCall) -> int:  # noqa: ARG003 -- as all
@@ -330,53 +328,16 @@ class Gathering(OperationMaker):
 
     def prepare(self, bench: Bench) -> None:
         """Get the mean of all rows, if it is needed for padding."""
-        self._read = bench.run
-        if self._rows.padding:
-            sums = ColumnSums(self.unit)
-            for first in range(0, self._rows.count, _ROWS_AT_ONCE):
-                past = min(first + _ROWS_AT_ONCE, self._rows.count)
-                sums.add(self._filled(torch.empty((past - first) * self.unit, device=bench.place), first, past))
-            self._mean = (sums.value() / max(1, self._rows.count)).to(torch.float32).to(bench.place)
+
+        def read(part: int, runs: Runs) -> Tensor:
+            return bench.rows(self.parts[part], runs, self.unit)
+
+        self._gatherer = RowGatherer(self._rows, self.unit, read, bench.place)
 
     def make(self, chunks: Sequence[Tensor], start: int, out: Tensor, spare: Tensor) -> Tensor:  # noqa: ARG002
         """Return some of its rows, in `out`."""
-        first, past, count = start // self.unit, (start + len(out)) // self.unit, self._rows.count
-        self._filled(out, first, min(past, count))
-        if past > count:
-            assert self._mean is not None  # there is padding
-            out[max(0, count - first) * self.unit :].view(-1, self.unit).copy_(self._mean)
-        return out
-
-    def _filled(self, out: Tensor, first: int, past: int) -> Tensor:
-        """Write rows, from `first` to before `past`, into `out`; return it."""
-        at = 0
-        for run in self._rows.within(first, past):
-            self._fill(run, out[at : at + run.rows * self.unit])
-            at += run.rows * self.unit
-        return out
-
-    def _fill(self, run: RowRun, out: Tensor) -> None:
-        """Write a run of rows."""
-        if run.part == ZEROS:
-            out.zero_()
-        elif run.part == MEAN:
-            rows = [self._of(part, row, 1) for part, row in self._rows.means[run.first]]
-            out.copy_(_mean_of(rows))
-        else:
-            out.copy_(self._of(run.part, run.first, run.rows))
-
-    def _of(self, part: int, first: int, count: int) -> Tensor:
-        """Return rows of a part, float32, flat."""
-        assert self._read is not None  # it was prepared
-        return self._read(self.parts[part], first * self.unit, count * self.unit)
-
-
-def _mean_of(rows: Sequence[Tensor]) -> Tensor:
-    """Return the mean of some rows in float64: the sum of a few float32 is rounded far below float32's precision."""
-    total = rows[0].to(torch.float64, copy=True)
-    for row in rows[1:]:
-        total += row
-    return total / len(rows)
+        assert self._gatherer is not None  # it was prepared
+        return self._gatherer.fill(out, start // self.unit)
 
 
 class Gating(OperationMaker):

@@ -18,6 +18,7 @@ import torch
 
 from mergebuild.engine.cluster_work import ClusterWork, chunk_for
 from mergebuild.engine.findings import Findings
+from mergebuild.engine.gathering import Runs
 from mergebuild.engine.leaves import LeafReader, Room
 from mergebuild.engine.looking import Looking
 from mergebuild.engine.makers import Found, Maker, Operating, makers_of
@@ -51,6 +52,10 @@ class _ClusterBench:
     def run(self, part: Combination, first: int, count: int) -> torch.Tensor:
         """Return elements of such an operand as float32, flat; it may be called between chunks."""
         return self.work.reader.run(part, first, count)
+
+    def rows(self, part: Combination, runs: Runs, width: int) -> torch.Tensor:
+        """Return runs of rows (the first, and how many) of such an operand as float32, flat, also between chunks."""
+        return self.work.reader.rows(part, runs, width)
 
     def release(self, parts: Iterable[Combination]) -> None:
         """Release operands that were taken whole."""

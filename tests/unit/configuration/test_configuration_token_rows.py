@@ -32,7 +32,7 @@ def inputs_of(given_models: Sequence[TokenModel]) -> list[TokensOfInput]:
 def gathered(rows: RowsOfTokens, parts: Sequence[torch.Tensor], first: int, past: int) -> torch.Tensor:
     """Return rows of float64 tensors."""
     found = [torch.zeros(0, parts[0].shape[1], dtype=torch.float64)]
-    for run in rows.within(first, past):
+    for run in rows.within(first, past, rows.ends):
         if run.part == ZEROS:
             found.append(torch.zeros(run.rows, parts[0].shape[1], dtype=torch.float64))
         elif run.part == MEAN:
