@@ -33,6 +33,11 @@ class _StackedPart(NamedTuple):
     slices: tuple[int, ...]
     """Their indices."""
 
+    @property
+    def has_head(self) -> bool:
+        """Whether heads of the whole model follow its layers: not those of an encoder, or of a part that sees."""
+        return self.stack.half != "encoder" and self.stack.part == "text"
+
 
 class StackPlan(NamedTuple):
     """Which slice makes which tensor of a stack."""
@@ -53,14 +58,14 @@ class StackPlan(NamedTuple):
         best = max(shared)
         if best < max((_common(words, other) for other in self.others), default=0):
             return 0
-        follows = is_following(name) and not (layered(name) and best == 0)
         near = [part for part, count in zip(self.parts, shared, strict=True) if count == best]
-        part = near[-1] if follows else near[0]
-        if best == 0 and (part.stack.half == "encoder" or part.stack.part != "text"):
-            return 0  # it belongs to parts without slices
-        if best == 0 and not follows:
+        follows = is_following(name) and not (layered(name) and best == 0)
+        if best == 0 and follows:
+            heads = [part for part in near if part.has_head]
+            near = heads if heads or self.others else near
+        if not near or (best == 0 and not follows):
             return 0
-        return part.slices[-1 if follows else 0]
+        return near[-1].slices[-1] if follows else near[0].slices[0]
 
     def owner(self, name: str) -> int:
         """Return the index of the slice that makes a tensor of the output."""

@@ -153,3 +153,11 @@ def test_layers_with_other_tensors_need_a_configuration_that_says_so() -> None:
     assert written([dense, sparse], [dense, dense], [0, 1]) == (told,)
     assert written([dense, sparse, dense, sparse], [dense, sparse, dense, sparse], [0, 1, 0, 1]) == ()
     assert written([dense, dense], [dense, dense, sparse, sparse], [0, 1]) == ()
+
+
+def test_layers_behind_a_special_first_one_may_be_more() -> None:
+    """As in T5, whose first layer has the positions of all: it stays the first, and the only one of its kind."""
+    first, other = ("a", "positions"), ("a",)
+    assert written([first, *[other] * 4], [first, other, other], [0, 1, 2, 1, 2]) == ()
+    assert written([first, other, first], [first, other, other], [0, 1, 0]) != ()
+    assert written([other, other], [first, other, other], [1, 2]) != ()

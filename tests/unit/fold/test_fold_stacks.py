@@ -327,6 +327,32 @@ def test_a_part_without_slices_is_the_first_slices(lab: Lab) -> None:
     assert torch.equal(found[f"{ENCODER}norm.weight"], other[f"{ENCODER}norm.weight"])
 
 
+def test_what_follows_an_encoder_alone_is_the_last_slices(lab: Lab) -> None:
+    """As BERT has it: no words before `encoder`, and a pooler behind its layers."""
+    states = []
+    for seed, name in enumerate(("base", "chat"), 1):
+        part = {name: each for name, each in model(seed, front="encoder.").items() if "layers" in name}
+        states.append({**part, "embeddings.word_embeddings.weight": torch.full((8, 4), float(seed)),
+                       "pooler.dense.weight": torch.full((4, 4), float(seed))})  # fmt: skip
+        lab.model(name, **states[-1])
+    found = made(lab, 'method = "copy"\nslices = [{ a = "base", layers = "L00" }, { a = "chat", layers = "L01" }]')
+    assert torch.equal(found["embeddings.word_embeddings.weight"], states[0]["embeddings.word_embeddings.weight"])
+    assert torch.equal(found["pooler.dense.weight"], states[1]["pooler.dense.weight"])
+
+
+def test_of_two_stacks_heads_follow_the_decoder_in_whichever_order(lab: Lab) -> None:
+    one, other = both_halves(1), both_halves(2)
+    lab.model("base", **one)
+    lab.model("chat", **other)
+    found = made(
+        lab,
+        'method = "copy"\nslices = [{ part = "decoder", a = "base", layers = "L00" },'
+        ' { part = "encoder", a = "chat", layers = "L00" }]',
+    )
+    assert torch.equal(found["lm_head.weight"], one["lm_head.weight"])
+    assert torch.equal(found[f"{ENCODER}norm.weight"], other[f"{ENCODER}norm.weight"])
+
+
 @pytest.mark.parametrize(
     ("part", "named"), [("", "has several stacks of layers"), ('part = "encodr"\n', "did you mean|it has"),
                         ('part = "model"\n', "no part of `base` that has one stack")],
