@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from pathlib import Path
 from typing import Final, NamedTuple, Union
 
 __all__ = ["Draft", "DraftSource", "DraftTarget", "ModelName", "Said", "Unmapped", "Value"]
@@ -102,6 +103,9 @@ class Draft:
     once_counted: list[tuple[str, int, Callable[[DraftTarget, int], None]]] = field(default_factory=list)
     """What is done where models are found that have more or fewer layers than were taken to be all: by target, the number
     that was taken, and a function of the target and that number."""
+
+    find: Callable[[DraftSource], Path | None] = lambda _: None
+    """Looks for the model of a source: its file or folder, if one alone fits."""
 
     def source(self, model: ModelName) -> str:
         """Return the name of the source that is this model, which is added where it is new."""

@@ -53,13 +53,14 @@ def import_recipes(
         SourceError: a model file has a broken header.
     """
     files = [file for path in paths for file in files_at(path)]
-    draft = Draft()
+    folders = ModelFolders(root, [file.path.parent for file in files], models, hash_all=hash_all)
+    draft = Draft(find=folders.find)
     for file in files:
         draft = _with(draft, file, is_alone=len(files) == 1)
     if not draft.targets and not draft.sources and not draft.notices:
         lost = draft.unmapped[:20] or [Unmapped(", ".join(file.path.name for file in files[:5]), "it has no merge")]
         raise together([RecipeError.one("bad-recipe", f"{one.where}: {one.message}") for one in lost])
-    ModelFolders(root, [file.path.parent for file in files], models, hash_all=hash_all).look_up(draft)
+    folders.look_up(draft)
     settle(draft, root)
     _move_outputs_from_sources(draft, [os.path.relpath(file.path, root) for file in files])
     text = text_of(draft)

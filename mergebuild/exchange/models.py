@@ -56,11 +56,18 @@ class ModelFolders:
             if len(found) == 1:
                 self._take(source, found[0])
             elif found:
-                source.comments.append(f"several fit: {', '.join(self._written(path) for path in found[:10])}")
+                said = f"several fit: {', '.join(self._written(path) for path in found[:10])}"
+                source.comments.append(said)
+                draft.notices.append(Said(f"source `{source.name}`", said))
             elif _is_of_another_machine(source.path):
                 source.comments.append(source.path)
                 source.path = re.split(r"/", source.path.rstrip("/"))[-1] + "/" * source.model.is_folder
         _keep_apart(draft)
+
+    def find(self, source: DraftSource) -> Path | None:
+        """Return the file or folder that a source is; None: none fits, or several do."""
+        found = self._found(source)
+        return found[0] if len(found) == 1 else None
 
     def _take(self, source: DraftSource, found: Path) -> None:
         written = self._written(found)

@@ -9,7 +9,6 @@ as all its layers would be that model.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from mergebuild.exchange.draft import DraftTarget, Value
@@ -125,13 +124,14 @@ def _cut(target: DraftTarget, length: int) -> None:
 def _layers_of(reading: KitReading, model: Reference) -> int | None:
     """Return how many layers a model's configuration says that it has; None: there is none, or it doesn't say."""
     source = reading.draft.sources.get(model.name)
-    if source is None:
+    folder = reading.draft.find(source) if source is not None else None
+    if folder is None:
         return None
-    for folder in (Path(reading.shown).parent, Path()):
-        try:
-            found = json.loads(read_text(folder / source.model.text / "config.json"))
-        except (OSError, ValueError, RecursionError):
-            continue
-        counts = (found.get(key) for key in _COUNTS) if isinstance(found, dict) else iter(())
-        return next((count for count in counts if isinstance(count, int)), None)
-    return None
+    try:
+        found = json.loads(read_text(folder / "config.json"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    whole = found if isinstance(found, dict) else {}
+    text = whole.get("text_config")
+    counts = (each.get(key) for each in (whole, text if isinstance(text, dict) else {}) for key in _COUNTS)
+    return next((count for count in counts if isinstance(count, int)), None)

@@ -343,25 +343,24 @@ slices:
     ]
 
 
-def test_one_slice_of_all_layers_is_no_stack(tmp_path: Path) -> None:
-    text = stacked("m, layer_range: [0, 4]")
-    (tmp_path / "m").mkdir()
-    assert "slices" in draft_of(text, f"{tmp_path}/r.yml").targets["r"].keys
-    assert (
-        "slices"
-        not in draft_of(
-            stacked("m, layer_range: [0, 4]}, {model: n, layer_range: [0, 4]")
-            .replace("passthrough", "linear")
-            .replace("slices", "parameters: {weight: 1}\nslices")
-        )
-        .targets["recipe"]
-        .keys
-    )
-    (tmp_path / "m/config.json").write_text(json.dumps({"num_hidden_layers": 4}))
-    assert "slices" not in draft_of(text, f"{tmp_path}/r.yml").targets["r"].keys
-    (tmp_path / "m/config.json").write_text(json.dumps({"num_hidden_layers": 5}))
-    assert "slices" in draft_of(text, f"{tmp_path}/r.yml").targets["r"].keys
-    assert "slices" in draft_of(stacked("m, layer_range: [1, 4]")).targets["recipe"].keys
+def test_one_slice_of_all_layers_is_no_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many layers a model has its configuration says, wherever the model is found; without it a merge means all."""
+    monkeypatch.delenv("MERGEBUILD_MODELS", raising=False)
+    (tmp_path / "r.yml").write_text(stacked("org/m, layer_range: [0, 4]"))
+
+    def is_stack() -> bool:
+        made = import_recipes([tmp_path / "r.yml"], tmp_path, models=[tmp_path / "models"])
+        return "slices" in tomli.loads(made.text)["targets"]["r"]
+
+    assert is_stack()
+    (tmp_path / "models/m").mkdir(parents=True)
+    (tmp_path / "models/m/config.json").write_text(json.dumps({"num_hidden_layers": 4}))
+    assert not is_stack()
+    (tmp_path / "models/m/config.json").write_text(json.dumps({"text_config": {"num_hidden_layers": 5}}))
+    assert is_stack()
+    pair = stacked("m, layer_range: [0, 4]}, {model: n, layer_range: [0, 4]", more="parameters: {weight: 1}\n")
+    assert "slices" not in keys_of(pair.replace("passthrough", "linear"))
+    assert "slices" in keys_of(stacked("a, layer_range: [1, 4]"))
 
 
 @pytest.mark.parametrize(
