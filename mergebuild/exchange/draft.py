@@ -101,8 +101,8 @@ class Draft:
     """What is decided once the models were looked for: by target, a function of it and the layout of its first model
     (None: the model was not found, or has none that is known)."""
     once_counted: list[tuple[str, int, Callable[[DraftTarget, int], None]]] = field(default_factory=list)
-    """What is done where models are found that have more or fewer layers than were taken to be all: by target, the number
-    that was taken, and a function of the target and that number."""
+    """What is done where models are found that have more or fewer layers than were taken to be all: by target, the
+    number that was taken, and a function of the target and that number."""
 
     find: Callable[[DraftSource], Path | None] = lambda _: None
     """Looks for the model of a source: its file or folder, if one alone fits."""
