@@ -49,8 +49,27 @@ def settle(draft: Draft, root: Path) -> None:
             for each, found in zip(slices, headers.of_slices(slices), strict=True):
                 if isinstance(each, dict) and found is not None:
                     _Pruning(draft, target, found.keys).numbers(each)
+        elif target.keys.get("method") == "merge_loras":
+            _settle_loras(draft, target, headers)
         elif target.keys.get("method") not in _WITHOUT_MODELS and (found := headers.of(target.name)) is not None:
             _Pruning(draft, target, found.keys).all()
+
+
+def _settle_loras(draft: Draft, target: DraftTarget, headers: ModelHeaders) -> None:
+    """Leave out the strengths of modules that a LoRA has not; lists of block weights name all that there may be."""
+    loras = target.keys.get("loras")
+    for each in loras if isinstance(loras, list) else []:
+        strength = each.get("strength") if isinstance(each, dict) else None
+        found = headers.of(str(each["lora"])) if isinstance(each, dict) and isinstance(strength, dict) else None
+        if found is None or not isinstance(strength, dict):
+            continue
+        pruning = _Pruning(draft, target, found.keys)
+        dead = [key for key in strength if key != "default" and not pruning.reaches(key)]
+        for key in dead:
+            del strength[key]
+        if dead:
+            text = f"{len(dead)} strengths of modules that a LoRA has not are left out"
+            draft.notices.append(Said(f"target `{target.name}`", text))
 
 
 @dataclass
@@ -69,6 +88,10 @@ class _Pruning:
             elif key == "rules" and isinstance(value, list):
                 self._rules(value)
         self.numbers(self.target.keys)
+
+    def reaches(self, selector: str) -> bool:
+        """Whether a selector selects anything."""
+        return bool(self._select(selector))
 
     def numbers(self, keys: dict[str, Value]) -> None:
         """Leave out what reaches nothing of the numbers of the target, or of one of its slices."""

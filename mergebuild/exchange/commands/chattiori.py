@@ -6,8 +6,8 @@ import re
 from decimal import Decimal
 from typing import Final
 
-from mergebuild.exchange.commands.command_line import CommandLine
-from mergebuild.exchange.draft import Draft, ModelName
+from mergebuild.exchange.commands.command_line import CommandLine, model_of
+from mergebuild.exchange.draft import Draft
 from mergebuild.exchange.figures import figure
 from mergebuild.exchange.merges.chain import without_suffix
 from mergebuild.exchange.merges.chattiori import MODES, ChattioriMerge, ChattioriWeights
@@ -34,7 +34,7 @@ def merge(line: CommandLine, draft: Draft) -> None:
         where=line.where,
         name=without_suffix(name),
         mode=MODES.get(mode, mode),
-        inputs=[draft.source(ModelName(each)) for each in map(_named, given)],
+        inputs=[model_of(draft, each) for each in map(_named, given)],
         alpha=ChattioriWeights(),
         beta=ChattioriWeights(),
         output=without_suffix(name) + (".safetensors" if line.has("save_safetensors") else ".ckpt"),

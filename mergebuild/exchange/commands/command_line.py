@@ -6,14 +6,16 @@ with a variable can't be known here, and is refused by the variable's name.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from mergebuild.exchange.draft import Draft, ModelName
 from mergebuild.exchange.merges.node import UnsayableError
 
-__all__ = ["CommandLine", "commands_in"]
+__all__ = ["CommandLine", "commands_in", "model_of"]
 
 _GOES_ON: Final = re.compile(r"(?:\\|\^|`)[ \t]*\r?\n")
 _WORD: Final = re.compile(
@@ -74,6 +76,16 @@ def commands_in(text: str, where: str, scripts: Mapping[str, object]) -> Iterato
         if place is not None:
             options, rest = _options(words[place + 1 :])
             yield CommandLine(_script(words[place]), f"{where}:{line}", tuple(words[place + 1 :]), options, rest)
+
+
+def model_of(draft: Draft, path: str) -> str:
+    """Return the input that a path is: what an earlier command wrote there, or a source."""
+    wanted = "/" + posixpath.normpath(path.replace("\\", "/")).lower().lstrip("/")
+    for name, target in reversed(draft.targets.items()):
+        output = target.keys.get("output")
+        if isinstance(output, str) and wanted.endswith(f"/{output.lower()}"):
+            return name
+    return draft.source(ModelName(path))
 
 
 def _lines(text: str) -> Iterator[tuple[int, list[str]]]:

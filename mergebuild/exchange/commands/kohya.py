@@ -8,12 +8,12 @@ from decimal import Decimal
 from functools import partial
 from typing import Final
 
-from mergebuild.exchange.commands.command_line import CommandLine
-from mergebuild.exchange.draft import Draft, ModelName, Value
+from mergebuild.exchange.commands.command_line import CommandLine, model_of
+from mergebuild.exchange.draft import Draft, Value
 from mergebuild.exchange.figures import figure
 from mergebuild.exchange.json_texts import json_of
 from mergebuild.exchange.merges.chain import without_suffix
-from mergebuild.exchange.merges.lora_blocks import lora_table
+from mergebuild.exchange.merges.lora_blocks import lora_table, module_table
 from mergebuild.exchange.merges.node import UnsayableError
 
 __all__ = ["SCRIPTS"]
@@ -43,7 +43,7 @@ def _merge_lora(line: CommandLine, draft: Draft) -> None:
     if not line.has("sd_model"):
         _loras_alone(line, draft)
         return
-    base = draft.source(ModelName(line.one("sd_model")))
+    base = model_of(draft, line.one("sd_model"))
     _add_lora(line, draft, base, line.one("save_to"))
 
 
@@ -54,7 +54,7 @@ def _merge_lora_of_flux(line: CommandLine, draft: Draft) -> None:
     if not given:
         _loras_alone(line, draft)
     for model, saved in given:
-        _add_lora(line, draft, draft.source(ModelName(line.one(model))), line.one(saved))
+        _add_lora(line, draft, model_of(draft, line.one(model)), line.one(saved))
 
 
 def _add_lora(line: CommandLine, draft: Draft, base: str, saved: str) -> None:
@@ -82,7 +82,7 @@ def _svd_merge(line: CommandLine, draft: Draft) -> None:
 
 def _resize(line: CommandLine, draft: Draft) -> None:
     _tell_others(line, draft, "model save_to new_rank new_conv_rank dynamic_method dynamic_param")
-    keys: dict[str, Value] = {"method": "resize_lora", "a": draft.source(ModelName(line.one("model")))}
+    keys: dict[str, Value] = {"method": "resize_lora", "a": model_of(draft, line.one("model"))}
     keys["rank"] = _number(line.one("new_rank", default="4"), "new_rank")
     name = _target(line, draft, line.one("save_to"), keys)
     if line.has("new_conv_rank") and line.one("new_conv_rank") != line.one("new_rank", default="4"):
@@ -98,8 +98,8 @@ def _resize(line: CommandLine, draft: Draft) -> None:
 
 def _extract(line: CommandLine, draft: Draft, *, original: str, tuned: str) -> None:
     _tell_others(line, draft, f"{original} {tuned} save_to dim conv_dim clamp_quantile min_diff")
-    keys: dict[str, Value] = {"method": "extract_lora", "base": draft.source(ModelName(line.one(original)))}
-    keys["a"] = draft.source(ModelName(line.one(tuned)))
+    keys: dict[str, Value] = {"method": "extract_lora", "base": model_of(draft, line.one(original))}
+    keys["a"] = model_of(draft, line.one(tuned))
     keys["rank"] = _number(line.one("dim", default="4"), "dim")
     if line.has("conv_dim"):
         keys["conv_rank"] = _number(line.one("conv_dim"), "conv_dim")
@@ -114,7 +114,7 @@ def _merge_models(line: CommandLine, draft: Draft) -> None:
     ratios = [_number(each, "ratios") for each in line.many("ratios")]
     if len(models) < 1 or (ratios and len(ratios) != len(models)):
         raise UnsayableError(f"{len(models)} models and {len(ratios)} ratios")
-    keys: dict[str, Value] = {"method": "linear", "models": [draft.source(ModelName(each)) for each in models]}
+    keys: dict[str, Value] = {"method": "linear", "models": [model_of(draft, each) for each in models]}
     if ratios:
         keys |= {"weight": [*ratios], "normalize": False}
     else:
@@ -125,19 +125,20 @@ def _merge_models(line: CommandLine, draft: Draft) -> None:
 
 
 def _loras(line: CommandLine, draft: Draft, *, by_block: bool = True) -> dict[str, Value]:
-    """Return `loras` and `strength`; of a LoRA with block weights, its strength stands beside it."""
+    """Return `loras` and `strength`; of a LoRA with block weights, its strength stands beside it.
+
+    `by_block`: whether a strength reaches blocks of a model, or modules of the LoRA.
+    """
     models, ratios = line.many("models"), [_number(each, "ratios") for each in line.many("ratios")]
     lists = _block_lists(line)
     if not models or len(models) != len(ratios) or len(lists) not in (0, len(models)):
         raise UnsayableError(f"{len(models)} LoRAs, {len(ratios)} ratios and {len(lists)} lists of block weights")
-    names = [draft.source(ModelName(each)) for each in models]
+    names = [model_of(draft, each) for each in models]
     if not lists:
         return {"loras": [*names], "strength": [*ratios]}
-    if not by_block:
-        draft.leave_out(line.where, "`--lbws`: of LoRAs that are merged with each other, blocks have no numbers")
-        return {"loras": [*names], "strength": [*ratios]}
+    made = lora_table if by_block else module_table
     try:
-        tables = [lora_table(ratio, weights) for ratio, weights in zip(ratios, lists, strict=True)]
+        tables = [made(ratio, weights) for ratio, weights in zip(ratios, lists, strict=True)]
     except ValueError as error:
         raise UnsayableError(str(error)) from None
     return {"loras": [{"lora": name, "strength": table} for name, table in zip(names, tables, strict=True)]}

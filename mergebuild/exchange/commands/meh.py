@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from mergebuild.exchange.commands.command_line import CommandLine
-from mergebuild.exchange.draft import Draft, ModelName
+from mergebuild.exchange.commands.command_line import CommandLine, model_of
+from mergebuild.exchange.draft import Draft
 from mergebuild.exchange.figures import figure
 from mergebuild.exchange.merges.blocks import list_of_text
 from mergebuild.exchange.merges.chain import without_suffix
@@ -34,7 +34,7 @@ def merge(line: CommandLine, draft: Draft) -> None:
     suffix = ".ckpt" if line.one("f", "output_format", default="safetensors") == "ckpt" else ".safetensors"
     method = line.one("m", "merging_mode", "merging_method")
     alpha, beta = (_weights(line, *names) for names in _WEIGHTS.values())
-    inputs = [draft.source(ModelName(each)) if each else "" for each in given.values()]
+    inputs = [model_of(draft, each) if each else "" for each in given.values()]
     made = MehMerge(
         where=line.where,
         name=without_suffix(output.replace("\\", "/").rsplit("/", maxsplit=1)[-1]),

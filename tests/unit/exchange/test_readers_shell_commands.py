@@ -10,14 +10,14 @@ import pytest
 import tiny_models
 import tomli
 import torch
-from model_files import write_model
+from model_files import read_model, write_model
 from recipe_lab import RecipeLab, sd15_block
 from torch import Tensor
 
 from mergebuild.errors import RecipeError
 from mergebuild.exchange.commands.command_line import commands_in
 from mergebuild.exchange.draft import Draft
-from mergebuild.exchange.merges.lora_blocks import BLOCKS_OF_LORA
+from mergebuild.exchange.merges.lora_blocks import BLOCKS_OF_LORA, module_table
 from mergebuild.exchange.readers import shell_commands
 from mergebuild.exchange.recipe_file import RecipeFile
 from mergebuild.exchange.written import text_of
@@ -28,6 +28,7 @@ MODULES = {
     "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k": "middle_block.1",
     "lora_unet_up_blocks_0_attentions_5_transformer_blocks_0_attn2_to_k": "output_blocks.5.1",
 }
+PLACES = {"down_blocks_0_attentions_0": "IN01", "mid_block": "M00", "up_blocks_1_attentions_2": "OUT05"}
 ATTENTION = "transformer_blocks.0.attn2.to_k.weight"
 
 
@@ -105,6 +106,58 @@ def test_loras_alone_are_another_sum_there_and_that_is_told() -> None:
     assert [message[:10] for message in lost(draft)] == ["the script"]
     _, draft = drafted(text + " --concat --shuffle")
     assert [message[:6] for message in lost(draft)] == ["with `", "`--shu"]
+
+
+@pytest.mark.parametrize("count", [17, 26])
+def test_loras_are_put_together_with_block_weights(tmp_path: Path, count: int) -> None:
+    """Each module of what comes out is the weighted sum of what the LoRAs do."""
+    lab = RecipeLab(tmp_path)
+    for seed, name in enumerate("ab", 1):
+        write_lora(tmp_path / f"{name}.safetensors", seed)
+        stored = read_model(tmp_path / f"{name}.safetensors")
+        real = {
+            key.replace("up_blocks_0_attentions_5", "up_blocks_1_attentions_2"): each for key, each in stored.items()
+        }
+        write_model(tmp_path / f"{name}.safetensors", real)
+    weights = {block: round(0.5 + 0.01 * place, 2) for place, block in enumerate(BLOCKS_OF_LORA[count])}
+    lab.take(
+        "svd_merge_lora.py --models a.safetensors b.safetensors --ratios 0.8 0.4 --new_rank 64 --save_to c.safetensors "
+        f"--lbws '{list(weights.values())}' '{[1] * count}'\n",
+        "merge.sh",
+    )
+    outputs = lab.build()
+    one, two, made = (products(path) for path in (tmp_path / "a.safetensors", tmp_path / "b.safetensors", outputs["c"]))
+    assert len(made) == 4
+    for module, product in made.items():
+        block = next((block for part, block in PLACES.items() if part in module), "BASE")
+        wanted = 0.8 * weights[block] * one[module] + 0.4 * two[module]
+        assert torch.allclose(product, wanted, atol=1e-4), module
+
+
+def products(path: Path) -> dict[str, Tensor]:
+    """Return what each module of a LoRA adds."""
+    found = read_model(path)
+    modules = [name.removesuffix(".alpha") for name in found if name.endswith(".alpha")]
+    factors = {
+        each: (found[f"{each}.lora_up.weight"].double(), found[f"{each}.lora_down.weight"].double()) for each in modules
+    }
+    return {each: float(found[f"{each}.alpha"]) / len(down) * up @ down for each, (up, down) in factors.items()}
+
+
+def test_a_command_takes_what_the_one_before_it_wrote() -> None:
+    targets, draft = drafted(
+        "svd_merge_lora.py --models a b --ratios 1 1 --save_to out/c.safetensors\n"
+        "merge_lora.py --sd_model m --models /work/out/c.safetensors --ratios 1 --save_to o.safetensors\n"
+    )
+    assert targets["o"]["loras"] == ["c"]
+    assert list(draft.sources) == ["a", "b", "m"]
+
+
+def test_blocks_of_loras_are_modules_in_the_names_of_kohya() -> None:
+    names = [key for key in module_table(Decimal(1), [Decimal(1)] * 26) if key != "default"]
+    assert {"lora_unet_down_blocks_1_attentions_0_*", "lora_unet_down_blocks_0_downsamplers_*"} <= set(names)
+    assert {"lora_unet_up_blocks_3_attentions_2_*", "lora_unet_up_blocks_0_upsamplers_*", "lora_te*"} <= set(names)
+    assert "lora_unet_output_blocks_5_*" in module_table(Decimal(1), [Decimal(1)] * 12)
 
 
 def test_other_scripts_of_kohya() -> None:
