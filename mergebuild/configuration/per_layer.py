@@ -81,6 +81,9 @@ _IN_KINDS: Final = ("sliding_window_pattern", "full_attention_interval", "max_wi
 _BY_NUMBER: Final = ("scale_attn_by_inverse_layer_idx", "num_kv_shared_layers")
 """Members that make what a layer computes depend on its number."""
 
+_FROM_THE_END: Final = ("num_kv_shared_layers",)
+"""Those of them that count layers from the last one."""
+
 
 class LayerOrigin(NamedTuple):
     """Where a layer comes from: the configuration of its part there, and its number."""
@@ -212,7 +215,9 @@ class _Rebuilding:
             ):
                 self.wrong.append(f"`{key}` is {self._part[key]}, and layers are elsewhere in this period")
         for key in _BY_NUMBER:
-            if self._part.get(key) and any(each.number != at for at, each in enumerate(self._origins)):
+            moved = any(each.number != at for at, each in enumerate(self._origins))
+            fewer = key in _FROM_THE_END and len(self._origins) != self._said
+            if self._part.get(key) and (moved or fewer):
                 self.wrong.append(f"by `{key}` layers depend on their numbers, which are others")
 
     def _has_kinds(self) -> bool:

@@ -90,6 +90,8 @@ def test_layers_stay_where_they_are_in_a_period() -> None:
         assert "are elsewhere in this period" in refused(config, [0, -2], other={"decoder_sparse_step": 3})
     assert changed({"decoder_sparse_step": 1, "moe_layer_freq": 1}, [0, 1, 1]) == {}
     assert "depend on their numbers" in refused({"scale_attn_by_inverse_layer_idx": True}, [0, 0])
+    assert changed({"scale_attn_by_inverse_layer_idx": True, "num_kv_shared_layers": 0}, [0, 1]) == {}
+    assert "depend on their numbers" in refused({"num_kv_shared_layers": 2}, [0, 1])
 
 
 @pytest.mark.parametrize(
