@@ -51,7 +51,7 @@ MISTAKES = [
     Mistake("components", "alpha = 0.3", "alpha = 0.3\ncomponents = 1", "wrong-type", "9:14", ["components"]),
     Mistake("rules", "alpha = 0.3", "alpha = 0.3\nrules = []", "bad-value", "9:9", ["rules"]),
     Mistake("slices", "alpha = 0.3", "alpha = 0.3\nslices = []", "bad-value", "9:10", ["slices"]),
-    Mistake("tokenizer", "alpha = 0.3", "alpha = 0.3\ntokenizer = 1", "not-in-this-version", "9:1", ["tokenizer"]),
+    Mistake("tokenizer", "alpha = 0.3", "alpha = 0.3\ntokenizer = 1", "wrong-type", "9:13", ["tokenizer"]),
     Mistake("config", "alpha = 0.3", "alpha = 0.3\nconfig = 1", "wrong-type", "9:10", ["config"]),
     Mistake("config of a file", "alpha = 0.3", 'alpha = 0.3\nconfig = "one"', "no-folder", "9:1", ["`/`"]),
     Mistake("checks", "[sources]", "[checks]\n[sources]", "not-in-this-version", "1:2", ["checks"]),
