@@ -27,6 +27,7 @@ KINDS: Final[tuple[str, ...]] = (
     "comfyui",
     "model_mixer_picture",
     "supermerger_history",
+    "supermerger_loras",
     "block_weighted_history",
     "block_weight_presets",
     "merge_board_history",

@@ -145,11 +145,15 @@ class Supermerge:
         selectors = [selector for word in self.limited for selector in _selectors(word)]
         if self.limits not in ("Include", "Exclude") or not selectors:
             return {}
-        if self.limits == "Include":
-            return {"merge": list(selectors)}
+        return {"merge": list(selectors)} if self.limits == "Include" else self._staying(method, keys, selectors)
+
+    def _staying(self, method: str, keys: dict[str, Value], selectors: Sequence[str]) -> dict[str, Value]:
+        """Return the keys with which some tensors stay those of A."""
         if method in _NO_ZERO:
             first = keys["base"] if "base" in keys else keys["a"]
-            return {"rules": [{"tensors": list(selectors), "formula": f"'{first}'"}]}
+            rules = keys.get("rules")
+            rule: Value = {"tensors": list(selectors), "formula": f"'{first}'"}
+            return {"rules": [*(rules if isinstance(rules, list) else []), rule]}
         stays = Decimal(1 if method == "scale_self" else 0)
         wanted = ["alpha", "width", *(("beta",) if method in ("triple_sum", "sum_twice") else ())]
         numbers = [key for key in wanted if key in keys]
@@ -182,24 +186,24 @@ class Supermerge:
 
     def _once_found(self, draft: Draft, name: str, rules: list[ElementalRule]) -> None:
         """Have what follows from the model's architecture done once that is known."""
-        is_short = any(isinstance(each, list) and len(each) == 20 for each in (self.alpha, self.beta))
-        long_ = any(isinstance(each, list) and len(each) == 26 for each in (self.alpha, self.beta))
+        lists = {len(each) for each in (self.alpha, self.beta) if isinstance(each, list)}
         shifted = bool(rules) and reaches_past(rules)
-        if not long_ and not shifted:
-            return
 
         def decide(target: DraftTarget, layout: str | None) -> None:
-            if layout == "sdxl" or is_short:
+            known = layout or ("sdxl" if 20 in lists else None)
+            if known == "sdxl":
                 self._as_sdxl(draft, target, rules)
-            elif layout is None and shifted:
+            elif known is None and shifted:
                 draft.leave_out(self.where, _SHIFTED, target=target.name)
-            elif layout is None:
+            elif known is None and 26 in lists:
                 target.comments.append(_CUT)
+            if layout in _WITH_UNNAMED:
+                method = str(target.keys["method"])
+                target.keys.update(self._staying(method, target.keys, [_UNNAMED]))
+            elif known == "sdxl":
+                draft.say(self.where, _UNNAMED_STAY, target=target.name)
 
-        if is_short:
-            decide(draft.targets[name], "sdxl")
-        else:
-            draft.once_found.append((name, decide))
+        draft.once_found.append((name, decide))
 
     def _as_sdxl(self, draft: Draft, target: DraftTarget, rules: list[ElementalRule]) -> None:
         told: list[str] = []
@@ -221,6 +225,12 @@ class Supermerge:
             draft.say(self.where, text, target=target.name)
 
 
+_WITH_UNNAMED: Final = ("sdxl", "sd2")
+"""Layouts whose models have tensors with neither `weight` nor `bias` in their names, which supermerger never merges."""
+_UNNAMED: Final = "re:^(?!.*(?:weight|bias))"
+_UNNAMED_STAY: Final = (
+    "supermerger leaves `text_projection`, `positional_embedding` and `logit_scale` as those of A; here they are merged"
+)
 _CUT: Final = "of SDXL, supermerger takes 20 of 26 block weights: BASE, IN00-IN08, M00, OUT00-OUT08"
 _SHIFTED: Final = (
     "elemental rules with blocks behind IN08: of SDXL supermerger takes `IN09` for M00, `IN10` for OUT00, `OUT00` for "

@@ -239,6 +239,19 @@ def test_26_weights_of_sdxl_are_converted_once_the_model_is_known(tmp_path: Path
     lab.assert_made(path, lambda name, of: (1 - number(name)) * of["a"] + number(name) * of["b"])
 
 
+@pytest.mark.parametrize("calcmode", ["normal", "extract"])
+def test_tensors_of_sdxl_without_weight_or_bias_in_their_names_stay(tmp_path: Path, calcmode: str) -> None:
+    lab = RecipeLab(tmp_path)
+    name = "conditioner.embedders.1.model.text_projection"
+    for seed, letter in enumerate("abc", 1):
+        lab.model(letter, seed, "sdxl")
+        lab.models[letter][name] = torch.randn(8, 8, generator=torch.Generator().manual_seed(seed))
+        write_model(tmp_path / f"{letter}.safetensors", lab.models[letter])
+    found = lab.read(built(lab, alpha=0.4, calcmode=calcmode))
+    assert torch.equal(found[name], lab.models["a"][name])
+    assert not torch.equal(found[other := name.replace("text_projection", "ln_final.weight")], lab.models["a"][other])
+
+
 def test_blocks_of_elemental_rules_of_sdxl_are_found_by_place(tmp_path: Path) -> None:
     """`IN09` is M00 there, `IN10` OUT00; `M00` would be OUT02 and `OUT03` OUT06."""
     lab = RecipeLab(tmp_path)
