@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Final
 
+from mergebuild.exchange.figures import of_slider
 from mergebuild.exchange.writers.asked import Asked
 from mergebuild.layouts import Layout
 from mergebuild.recipe.model import NumberPerTensor, Target
@@ -103,7 +104,7 @@ class _Instructions:
         """Return the reference to a number that is a target's parameter."""
         constant = number.constant
         if constant is not None:
-            return self.scalar(_float(self.asked.decimal(constant, step.where, name)))
+            return self.scalar(self._float(step, name, constant))
         return self._blocks(step, name, number)
 
     def _blocks(self, step: Target, name: str, number: NumberPerTensor) -> str:
@@ -115,11 +116,17 @@ class _Instructions:
             )
             return ""
         found = _by_block(self.asked, step, name, number, layout)
-        numbers = " ".join(
-            f"{block}={_float(self.asked.decimal(each, step.where, name))}" for block, each in found.items()
-        )
+        numbers = " ".join(f"{block}={self._float(step, name, each)}" for block, each in found.items())
         literal = self.add(f'literal {self.add(f"dict {numbers}")} model_config="{_BLOCKS[kind]}" merge_space="param"')
         return self.merge(_CONVERSIONS[kind], literal)
+
+    def _float(self, step: Target, name: str, number: Fraction) -> str:
+        """Return a number as the tool writes one, with a point; one that is another as a binary float is refused."""
+        decimal = self.asked.decimal(number, step.where, name)
+        if Fraction(of_slider(decimal)) != Fraction(decimal):
+            told = f"has more digits than the numbers of {self.asked.format}, which are binary floats"
+            self.asked.refuse(f"`{name}` of target `{step.name}` {told}", step.where, name)
+        return decimal if "." in decimal else f"{decimal}.0"
 
 
 def _layout(asked: Asked, step: Target) -> str:
@@ -155,11 +162,6 @@ def _block(tensor: str, layout: Layout) -> str:
 def _blocks_of(layout: Layout) -> Sequence[str]:
     """Return the tool's blocks: those of our list with BASE, and the VAE of SDXL."""
     return max((blocks for blocks in layout.mbw if blocks[0] == "BASE"), key=len)
-
-
-def _float(decimal: str) -> str:
-    """Return a number as the tool writes one: with a point."""
-    return decimal if "." in decimal else f"{decimal}.0"
 
 
 def _cast(asked: Asked, text: _Instructions, result: str) -> None:
