@@ -15,11 +15,11 @@ from example_counts import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from model_files import write_model
-from model_folders import sharded
+from model_folders import CONFIG, SIDECARS, sharded
 from tiny_models import llama, sd15, sdxl
 
 from mergebuild.errors import ExportError, MergeBuildError
-from mergebuild.exchange.exporting import export
+from mergebuild.exchange.exporting import FORMATS, export
 from mergebuild.exchange.importing import import_recipes
 from mergebuild.project.project import load
 
@@ -134,6 +134,28 @@ def _listed(draw: Draw, family: str, models: list[str], method: str) -> list[str
     return lines
 
 
+SLICES: Mapping[str, tuple[str, ...]] = {
+    "copy": ("",), "scale": ("alpha = 0.5", 'alpha = { default = 1, "*.o_proj.*" = 0 }', "alpha = { L01 = 0.5 }"),
+    "slerp": ("t = 0.3", 't = { default = 0.5, "*mlp*" = 1 }'), "ties": ("weight = 0.5", "weight = 1, density = 0.5"),
+    "linear": ("weight = [0.5, 0.25]",),
+}  # fmt: skip
+
+
+def _stack(draw: Draw, models: list[str]) -> list[str]:
+    """Draw a stack of two or three slices, mostly by one method."""
+    first = draw(st.sampled_from(sorted(SLICES)))
+    found = []
+    for _ in range(draw(st.sampled_from((2, 3)))):
+        method = draw(st.sampled_from(sorted(SLICES))) if _rarely(draw, 8) else first
+        one, other = _several(draw, models, 2)
+        inputs = {"slerp": f"a = '{one}', b = '{other}'", "ties": f"base = '{one}', models = ['{other}']",
+                  "linear": f"models = ['{one}', '{other}']"}.get(method, f"a = '{one}'")  # fmt: skip
+        layers = draw(st.sampled_from(("L00-L01", "L02", "L01-L03", "none")))
+        words = draw(st.sampled_from(SLICES[method]))
+        found.append(f"{{ method = '{method}', {inputs}, layers = '{layers}'{', ' * bool(words)}{words} }}")
+    return [f"method = '{first}'", f"slices = [{', '.join(found)}]"]
+
+
 def _words(draw: Draw, method: str) -> list[str]:
     words = WORDS.get(method, ()) if method != "slerp" else ("magnitude = 'raw'", "magnitude = 'lerp'")
     wanted = method in ALWAYS or draw(st.booleans())
@@ -152,7 +174,9 @@ def mergefiles(draw: Draw, format: str) -> str:
     methods = ANY if _rarely(draw, 8) else ONLY[format]
     for number in range(steps + 1):
         name = f"s{number}" if number < steps else "last"
-        lines += [f"[targets.{name}]", *_merge(draw, family, models, methods)]
+        lines += [f"[targets.{name}]"]
+        is_stack = format == "mergekit" and family == "llama" and _rarely(draw, 4)
+        lines += _stack(draw, models) if is_stack else _merge(draw, family, models, methods)
         if name == "last" or _rarely(draw, 12):
             lines += _output(draw, name, family)
         if _rarely(draw, 15):
@@ -179,13 +203,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, name in enumerate("abc", 1):
         write_model(found / f"models/sd15-{name}.safetensors", sd15(number))
         write_model(found / f"models/sdxl-{name}.safetensors", sdxl(number))
-        sharded(found / f"models/llama-{name}", llama(number))
-    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+        config = {**CONFIG, "num_hidden_layers": 4, "vocab_size": 64}
+        sharded(found / f"models/llama-{name}", llama(number), beside={**SIDECARS, "config.json": config})
+    adapter = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
     weights = llama(9)
     inside, layer = "base_model.model.model.layers.0.self_attn.q_proj", "model.layers.0.self_attn."
     down, up = weights[f"{layer}q_proj.weight"][:2], weights[f"{layer}k_proj.weight"][:, :2]
     tensors = {f"{inside}.lora_A.weight": down.contiguous(), f"{inside}.lora_B.weight": up.contiguous()}
-    sharded(found / "models/lora", tensors, count=1, beside={"adapter_config.json": config})
+    sharded(found / "models/lora", tensors, count=1, beside={"adapter_config.json": adapter})
     return found
 
 
@@ -225,7 +250,7 @@ def holds(root: Path, text: str, format: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("format", ["mergekit", "merge-board", "mbw"])
+@pytest.mark.parametrize("format", FORMATS)
 def test_import_of_what_export_wrote_is_the_same_artifact(root: Path, format: str) -> None:
     """Import reads back all that export says, as the same tensors with the same digests."""
     accepted = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
@@ -66,9 +66,14 @@ class Asked:
         place = where if isinstance(where, Place) else where.place(*path, key=key)
         self.refused.append(Problem("not-sayable", message, place, help))
 
-    def check(self, target: Target) -> None:
-        """Refuse what no format says: parts of a model, rules, choices of tensors, files between steps."""
+    def check(self, target: Target, *, but: Collection[str] = ()) -> None:
+        """Refuse what no format says: parts of a model, rules, choices of tensors, files between steps.
+
+        `but`: fields that this format says.
+        """
         for name in _choices(target):
+            if name in but:
+                continue
             self.refuse(
                 f"target `{target.name}` has `{name}`, which {self.format} can't say", target.where, name, key=True
             )

@@ -15,9 +15,9 @@ from fractions import Fraction
 from typing import Final
 
 from mergebuild.exchange.writers.asked import Asked
-from mergebuild.exchange.writers.settings import Setting, setting_of
+from mergebuild.exchange.writers.settings import Setting, setting_of, setting_of_slice
 from mergebuild.methods.method import Method
-from mergebuild.recipe.model import Input, NumberPerTensor, Source, Target
+from mergebuild.recipe.model import Input, NumberPerTensor, Slice, Source, Target
 
 __all__ = ["write"]
 
@@ -109,6 +109,8 @@ class _WrittenSteps:
     def __init__(self, asked: Asked) -> None:
         self._asked = asked
         self._names: dict[str, str] = {}
+        self._sliced = False
+        """Whether slices are being written."""
         self._bases = {each.inputs[0].ref for each in asked.steps if each.method == "add_lora"}
 
     def is_document(self, step: Target) -> bool:
@@ -121,18 +123,60 @@ class _WrittenSteps:
     def document(self, step: Target) -> list[str]:
         """Return the lines of a step."""
         asked = self._asked
-        asked.check(step)
-        row = _METHODS.get(step.method)
-        if row is None or step.row is None:
-            message = f"target `{step.name}` is made by `{step.method}`, and {asked.format} has no such method"
-            asked.refuse(message, step.where, "formula" if step.formula else "method")
-            return []
-        self._check_parameters(step, step.row, row)
-        self._check_reached(step)
+        asked.check(step, but=("slices",))
         lines = [] if step is asked.target else [f"name: {self._name(step)}"]
+        if step.slices:
+            return [*lines, *self._stack(step), *self._dtype(step)]
+        row = self._wording(step)
+        if row is None:
+            return []
+        self._check_reached(step)
         lines += [f"merge_method: {row.name}", *self._models(step, row)]
         lines += _block("parameters", self._shared(step, row))
         return [*lines, *self._dtype(step)]
+
+    def _wording(self, step: Target) -> _Wording | None:
+        """Return how the method of a target or slice is said; None, and refused, if the tool has no such method."""
+        row = _METHODS.get(step.method)
+        if row is None or step.row is None:
+            message = f"target `{step.name}` is made by `{step.method}`, and {self._asked.format} has no such method"
+            self._asked.refuse(message, step.where, "formula" if step.formula else "method")
+            return None
+        self._check_parameters(step, step.row, row)
+        return row
+
+    # -- stacks
+
+    def _stack(self, step: Target) -> Iterator[str]:
+        """Yield the lines of slices, which have one method in this tool."""
+        self._sliced = True
+        rows = [self._wording(each.target) for each in step.slices]
+        names = dict.fromkeys(row.name for row in rows if row is not None)
+        if len(names) > 1:
+            message = f"slices of `{step.name}` are made by {', '.join(names)}, and {self._asked.format} has one method"
+            self._asked.refuse(message, step.where, "slices", key=True)
+        yield from (f"merge_method: {name}" for name in names)
+        yield "slices:"
+        for each, row in zip(step.slices, rows, strict=True):
+            if each.part:
+                self._asked.refuse(f"`part` of `{each.target.name}` has no word there", each.target.where, "part")
+            yield from self._slice(each, row) if row is not None else ()
+        self._sliced = False
+
+    def _slice(self, each: Slice, row: _Wording) -> Iterator[str]:
+        step = each.target
+        self._check_twice(step)
+        models = [given for given in step.inputs if given.role != row.base]
+        yield "  - sources:"
+        for given, layers in zip(step.inputs, each.layers, strict=True):
+            yield f"      - model: {_text(self._reference(given))}"
+            yield f"        layer_range: [{layers.first}, {layers.first + layers.count}]"
+            if given in models:
+                yield from _block("parameters", self._of_model(step, row, models.index(given)), indent=8)
+        for given in step.inputs:
+            if given not in models:
+                yield f"    base_model: {_text(self._reference(given))}"
+        yield from _block("parameters", self._shared(step, row), indent=4)
 
     # -- models
 
@@ -245,7 +289,8 @@ class _WrittenSteps:
     def _setting(self, step: Target, name: str, theirs: str, number: NumberPerTensor) -> Iterator[tuple[str, Setting]]:
         """Yield a number, unless it is the default of both."""
         if number.constant is None or number.constant != _default(step, name):
-            yield theirs, setting_of(self._asked, step, name, number)
+            said = setting_of_slice if self._sliced else setting_of
+            yield theirs, said(self._asked, step, name, number)
 
     def _check_parameters(self, step: Target, method: Method, row: _Wording) -> None:
         """Refuse words and flags that are not what the tool does."""

@@ -19,7 +19,7 @@ from mergebuild.exchange.writers.asked import Asked
 from mergebuild.layouts.gradients import at, positions
 from mergebuild.recipe.model import Constant, Gradient, NumberPerTensor, Rule, SelectorText, Target
 
-__all__ = ["Setting", "setting_of"]
+__all__ = ["Setting", "setting_of", "setting_of_slice"]
 
 Setting = Union[str, "list[tuple[str | None, str]]"]
 """A value, or filters with values; a filter that is None is for all."""
@@ -28,6 +28,8 @@ _LAYER: Final = re.compile(r"L(\d+)")
 _AROUND: Final = re.compile(r"\*([^*?\[\]]+)\*")
 _WORDS: Final = ("self_attn", "mlp", "norm", "layers.", "embed_tokens", "lm_head")
 """Parts of names that groups and blocks are tried as."""
+_OF_ANY_LAYER: Final = re.compile(r"[A-Za-z_.]+")
+"""Parts of names without a layer's number, so that they select the same wherever a layer comes to stand."""
 _MOST_NAMES: Final = 40
 """Names of single tensors that a key may come to."""
 _Anchors = tuple[Fraction, ...]
@@ -47,6 +49,24 @@ def setting_of(asked: Asked, step: Target, name: str, number: NumberPerTensor) -
     found = _Filters(asked, step, name, number).filters()
     texts = [(each.part, _value(asked, step, name, each.value)) for each in found]
     return texts[0][1] if len(texts) == 1 and texts[0][0] is None else texts
+
+
+def setting_of_slice(asked: Asked, step: Target, name: str, number: NumberPerTensor) -> Setting:
+    """Return the setting that a number of a slice is: one for all, or one by parts of names without numbers in them."""
+    if number.constant is not None:
+        return asked.decimal(number.constant, step.where, name)
+    found: list[tuple[str | None, str]] = []
+    for place, rule in enumerate(number.rules):
+        around = _AROUND.fullmatch(rule.key)
+        is_default = rule.key == "default" and not place
+        if not isinstance(rule.value, Constant) or not (is_default or (around and _OF_ANY_LAYER.fullmatch(around[1]))):
+            told = "in a slice must be numbers by parts of names, such as `*.o_proj.*`, after `default`"
+            asked.refuse(f"keys of `{name}` of `{step.name}` {told}", rule.where, key=True)
+            continue
+        found.insert(0, (around[1] if around else None, asked.decimal(rule.value.number, step.where, name)))
+    if number.rules[0].key != "default":
+        asked.refuse(f"`{name}` of `{step.name}` has no `default`", step.where, name, key=True)
+    return found
 
 
 class _Filters:
