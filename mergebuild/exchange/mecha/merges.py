@@ -352,11 +352,9 @@ class MechaMerging:
 
 
 def file_of(node: Instruction, *, is_v1: bool) -> str:
-    """Return the file of a model: of the form with a version its name, as paths are those of the writer's machine."""
+    """Return the path of a model's file, whose end the form without a version may leave out."""
     path = str(node.args[0]).replace("\\", "/")
-    if is_v1:
-        return path.rpartition("/")[2]
-    return path if re.search(r"\.(safetensors|ckpt|pt|bin)$", path) else f"{path}.safetensors"
+    return path if is_v1 or re.search(r"\.(safetensors|ckpt|pt|bin)$", path) else f"{path}.safetensors"
 
 
 def _at(node: Instruction, place: int, name: str) -> Argument:

@@ -140,3 +140,41 @@ def test_other_dtypes_files_and_targets_without_an_output(root: Path) -> None:
     assert refused(root, 'method = "copy"\na = "plus"', sign) == [
         "`a+b` has a sign that is another's in mergekit's references"
     ]
+
+
+def test_layers_of_a_stack_end_before_the_second_number(root: Path) -> None:
+    slices = """slices = [
+      { a = "base", layers = "L00-L01" },
+      { method = "scale", a = "chat", layers = "L01-L03", alpha = { default = 1, "*.o_proj.*" = 0 } },
+      { a = "math", layers = "none" },
+    ]"""
+    assert said(root, f'method = "copy"\n{slices}') == (
+        "merge_method: passthrough\nslices:\n"
+        "  - sources:\n      - model: ./hf/base\n        layer_range: [0, 2]\n"
+        "  - sources:\n      - model: ./hf/chat\n        layer_range: [1, 4]\n"
+        "    parameters:\n      scale:\n        - filter: .o_proj.\n          value: 0\n        - value: 1\n"
+        "  - sources:\n      - model: ./hf/math\n        layer_range: [0, 0]\n" + OUT
+    )
+
+
+def test_a_slice_has_the_base_among_its_sources(root: Path) -> None:
+    inputs = 'base = { model = "base", layers = "L00" }, models = [{ model = "chat", layers = "L01", weight = 0.5 }]'
+    assert said(root, f'method = "task_arithmetic"\nslices = [{{ {inputs} }}]') == (
+        "merge_method: task_arithmetic\nslices:\n"
+        "  - sources:\n      - model: ./hf/base\n        layer_range: [0, 1]\n"
+        "      - model: ./hf/chat\n        layer_range: [1, 2]\n        parameters:\n          weight: 0.5\n"
+        "    base_model: ./hf/base\n    parameters:\n      normalize: false\n" + OUT
+    )
+
+
+@pytest.mark.parametrize(
+    ("slices", "message"),
+    [
+        ('{ a = "base", layers = "L00" }, { method = "slerp", a = "base", b = "chat", layers = "L01", t = 0.5 }',
+         "slices of `t` are made by passthrough, slerp, and mergekit has one method"),
+        ('{ method = "scale", a = "base", layers = "L00-L03", alpha = { L01 = 0.5, default = 1 } }',
+         "keys of `alpha` of `t.slices[0]` in a slice must be numbers by parts of names"),
+    ],
+)  # fmt: skip
+def test_what_slices_can_not_say(root: Path, slices: str, message: str) -> None:
+    assert refused(root, f'method = "copy"\nslices = [{slices}]')[0].startswith(message)

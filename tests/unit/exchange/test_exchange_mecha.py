@@ -48,9 +48,9 @@ def test_an_added_difference_is_one_target(tmp_path: Path) -> None:
     made = imported(tmp_path, recipe('merge "subtract" &1 &2', *scalar(5, "0.8"), 'merge "add_difference" &0 &4 &7'))
     assert made.text == (
         """[sources]
-a = "a.safetensors"
-b = "b.safetensors"
-c = "c.safetensors"
+a = "a.safetensors"  # /x/a.safetensors
+b = "b.safetensors"  # /x/b.safetensors
+c = "c.safetensors"  # /x/c.safetensors
 
 [targets.mine]
 method = "add_difference"
@@ -63,6 +63,14 @@ dtype = "float16"  # what sd-mecha writes unless it is told otherwise
 """
     )
     assert not made.unmapped
+
+
+def test_a_path_that_leads_to_a_file_is_kept(tmp_path: Path) -> None:
+    """Other paths are of the writer's machine: of these the name is left."""
+    (tmp_path / "sd").mkdir()
+    (tmp_path / "sd" / "a.safetensors").write_bytes(b"")
+    model = 'model "sd/a.safetensors" model_config="sdxl-sgm" merge_space="weight"'
+    assert 'a = "sd/a.safetensors"\n' in imported(tmp_path, f"version 0.1.0\n{model}").text
 
 
 def test_blocks_are_a_list_with_what_is_in_other_blocks_here_behind_it(tmp_path: Path) -> None:
