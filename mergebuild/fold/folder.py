@@ -40,11 +40,11 @@ from mergebuild.fold.numbers import (
 )
 from mergebuild.fold.selection import TensorSelection
 from mergebuild.fold.stacks import CutSlice, Stacks, scopes_of
-from mergebuild.fold.token_rows import OrderedRows, embedding_rows
+from mergebuild.fold.token_rows import OrderedRows, embedding_rows, tokens_of_loras
 from mergebuild.fold.units import Units
 from mergebuild.fold.view import View, disagreements
 from mergebuild.fold.views import Views
-from mergebuild.fold.vocabularies import Vocabularies
+from mergebuild.fold.vocabularies import TokenVocabulary, Vocabularies
 from mergebuild.layouts import Layout, Selector
 from mergebuild.methods.arguments import Argument, Arguments
 from mergebuild.methods.method import Method
@@ -156,6 +156,20 @@ class Folding:
         """
         return owner in self._added or owner in self._rows
 
+    def ordered_for(self, owner: str) -> str | None:
+        """Return the target in whose order of tokens an owner of slots has rows; None if it is no such owner."""
+        return self._rows.owners[owner][0] if owner in self._rows else None
+
+    def tokens_of(self, ref: str) -> TokenVocabulary:
+        """Return the tokens of a source or target, or those in whose order rows are.
+
+        Raises:
+            SourceError: there is no `tokenizer.json`, or one that can't be used.
+        """
+        if ref in self._rows:
+            return self.vocabularies.said(self._rows.owners[ref][1])
+        return self.vocabularies.of(ref)
+
     def is_delta(self, owner: str) -> bool:
         """Whether an owner of slots is a LoRA's delta."""
         return owner in self._added
@@ -179,6 +193,8 @@ class Folding:
         if target.slices:
             return self._stacked(target)
         kept = self._kept_loras.blueprint(target)
+        if target.tokenizer is not None and (kept is not None or target.making.makes_lora):
+            raise tokens_of_loras(target)
         if kept is not None:
             return kept
         if target.making.makes_experts:

@@ -23,7 +23,7 @@ from mergebuild.methods.tables.rows_of_tokens import ROWS_OF_TOKENS
 from mergebuild.recipe.model import Input, Target
 from mergebuild.recipe.tokenizer import TokenizerText
 
-__all__ = ["OrderedRows", "embedding_rows"]
+__all__ = ["OrderedRows", "embedding_rows", "tokens_of_loras"]
 
 _Made = tuple[RowsOfTokens, tuple[int, ...]]
 """The rows of a tensor, and the inputs that they are of."""
@@ -42,6 +42,8 @@ class OrderedRows:
         self._vocabularies = vocabularies
         self._owners: dict[tuple[object, ...], str] = {}
         """By an input and what its rows are of, the name of the virtual target that makes them."""
+        self.owners: dict[str, tuple[str, TokenizerText]] = {}
+        """By such a name: the target that has the rows made first, and its tokens."""
         self._ordered: dict[tuple[object, ...], tuple[tuple[View, ...], tuple[View, ...]]] = {}
         """By the tokenizer and the ids of views, which are kept alive: the views with other rows."""
         self._rows: dict[tuple[object, ...], _Made | None] = {}
@@ -49,7 +51,7 @@ class OrderedRows:
 
     def __contains__(self, owner: str) -> bool:
         """Whether an owner of slots is the rows of an input in another order."""
-        return owner in self._owners.values()
+        return owner in self.owners
 
     def ordered(self, target: Target, views: tuple[View, ...]) -> tuple[View, ...]:
         """Return the inputs of a target, with rows in the order of its tokens.
@@ -62,8 +64,8 @@ class OrderedRows:
         text = target.tokenizer
         if text is None:
             return views
-        if target.making.makes_lora or any(view.delta for view in views):
-            raise _of_loras(target)
+        if any(view.delta for view in views):
+            raise tokens_of_loras(target)
         key = (text, *(id(each) for view in views for each in (view.specs, view.kinds, *view.palette)))
         found = self._ordered.get(key)
         if found is None:
@@ -132,6 +134,8 @@ class OrderedRows:
         ]
         owner = self._owners.setdefault((view.input.ref, *read), f"{view.input.ref}@rows{len(self._owners)}")
         if owner not in self._blueprints:
+            assert target.tokenizer is not None  # else rows stay as they are
+            self.owners[owner] = target.name, target.tokenizer
             forms = [_form(name, rows, [every[part] for part in parts]) for name, (rows, parts) in made.items()]
             kinds = Kinds({name: kind for kind, name in enumerate(specs)}, specs)
             self._blueprints[owner] = Blueprint(
@@ -228,7 +232,8 @@ def _missing(target: Target, text: TokenizerText, error: MissingTokenError) -> R
     )
 
 
-def _of_loras(target: Target) -> RecipeError:
+def tokens_of_loras(target: Target) -> RecipeError:
+    """Return the error of a target that adds or makes LoRAs and has a `tokenizer`."""
     return RecipeError.one(
         "tokenizer-of-lora",
         f"target `{target.name}` adds or makes LoRAs, which have no tokens of their own, and has a `tokenizer`",

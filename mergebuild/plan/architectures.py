@@ -38,7 +38,7 @@ class _DescribedInput(NamedTuple):
     shown: str
     parts: frozenset[str]
     source: str
-    """The source that has its configuration and small files."""
+    """The source whose tokens it has, as that of its small files; or the target that says whose tokens these are."""
     has_rows: bool = False
     """Whether rows of tokens are taken from it and merged with others'."""
 
@@ -50,7 +50,7 @@ class Architectures:
         self._recipe = recipe
         self._sources = sources
         self._folding = folding
-        self._tokenizers = Tokenizers(sources)
+        self._tokenizers = Tokenizers(sources, folding)
 
     def compare(self, target: str) -> tuple[str, ...]:
         """Return the differences between a target's inputs that change the meaning of their weights, a sentence each.
@@ -63,9 +63,8 @@ class Architectures:
         said = self._configuration(blueprint)
         if said is not None and all(each.ref != said.ref for each in inputs):
             inputs.append(said)
-        if len(inputs) < 2:
-            return ()
-        return (*self._compared(blueprint, inputs), *self._compared_tokens(blueprint, inputs, said))
+        told = self._compared(blueprint, inputs) if len(inputs) > 1 else ()
+        return (*told, *self._compared_tokens(blueprint, inputs, said))
 
     def _compared(self, blueprint: Blueprint, inputs: Sequence[_DescribedInput]) -> list[str]:
         """Return how the first of some inputs differs from each other one, a sentence each."""
@@ -84,10 +83,19 @@ class Architectures:
     def _compared_tokens(
         self, blueprint: Blueprint, inputs: Sequence[_DescribedInput], said: _DescribedInput | None
     ) -> Iterator[str]:
-        """Yield differences between tokenizers: of the inputs whose rows are merged, and of the one that is written."""
+        """Yield differences between tokenizers: of the inputs whose rows are merged, and of the one that is written.
+
+        None for a target that says whose tokens it has: its inputs' rows are in their order.
+        """
+        if blueprint.target.tokenizer is not None:
+            return
         with_rows = [(each.ref, each.source) for each in inputs if each.has_rows]
+        owners = _parts_by_owner(blueprint)[1]
+        with_rows += [(name, owner) for owner in sorted(owners) if (name := self._folding.ordered_for(owner))]
         if len(with_rows) > 1:
             yield from self._tokenizers.compare(with_rows)
+        if len(inputs) < 2:
+            return
         first = inputs[0]
         if said is not None and (said.ref, said.source) not in with_rows and any(map(is_embedding, blueprint.specs)):
             yield from self._tokenizers.written((first.ref, first.source), (said.ref, said.source))
@@ -141,7 +149,9 @@ class Architectures:
             return None
         model = self._sources.file(owner).model
         shown = f"{self._sources.file(owner).shown.rstrip('/')}/config.json"
-        return _DescribedInput(ref, model.facts, shown, frozenset(parts), owner, has_rows)
+        speaking = self._folding.vocabularies.speaking(ref)
+        tokens = owner if speaking in self._sources else speaking
+        return _DescribedInput(ref, model.facts, shown, frozenset(parts), tokens, has_rows)
 
     def _agreed(self, target: str) -> list[frozenset[str]]:
         """Return sets of inputs that a target below this one merges although their architectures differ."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mergebuild.configuration.tokenizers import ADDED, KINDS, TokenDifference, difference, vocabulary
+from mergebuild.fold.folder import Folding
+from mergebuild.fold.vocabularies import TOKENIZER
 from mergebuild.formats.reading import clipped
 from mergebuild.sources.sources import Sources
 
@@ -14,15 +16,16 @@ __all__ = ["Tokenizers"]
 class Tokenizers:
     """Compares the tokenizers of sources, each pair once."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: Sources, folding: Folding) -> None:
         self._sources = sources
+        self._folding = folding
         self._found: dict[tuple[str, str], TokenDifference | None] = {}
         self._vocabularies: dict[tuple[str, str], Mapping[int, str] | None] = {}
 
     def compare(self, inputs: Sequence[tuple[str, str]]) -> list[str]:
         """Return how the tokenizers of inputs differ from the first one's, a sentence for each.
 
-        `inputs`: their names, each with the source that has its small files.
+        `inputs`: their names, each with the source that has its small files, or the target that says its tokens.
         """
         told: list[str] = []
         (one, mine), *others = inputs
@@ -47,13 +50,19 @@ class Tokenizers:
     def _difference(self, mine: str, theirs: str) -> TokenDifference | None:
         if mine == theirs:
             return None
-        folders = [self._sources.file(each).model for each in (mine, theirs)]
-        names = [set(model.contents.sidecars) if model.contents else set() for model in folders]
+        names = [self._names(each) for each in (mine, theirs)]
         kind = next((each for each in KINDS if all(each in some for some in names)), None)
         if kind is None or all(self._read(mine, name) == self._read(theirs, name) for name in (kind, ADDED)):
             return None
         one, other = (self._vocabulary(each, kind) for each in (mine, theirs))
         return difference(one, other) if one is not None and other is not None else None
+
+    def _names(self, ref: str) -> set[str]:
+        """Return the small files of a source; of a target that has tokens of its own, `tokenizer.json`."""
+        if ref not in self._sources:
+            return {TOKENIZER}
+        contents = self._sources.file(ref).model.contents
+        return set(contents.sidecars) if contents else set()
 
     def _vocabulary(self, ref: str, kind: str) -> Mapping[int, str] | None:
         if (ref, kind) not in self._vocabularies:
@@ -61,7 +70,9 @@ class Tokenizers:
         return self._vocabularies[ref, kind]
 
     def _read(self, ref: str, name: str) -> bytes | None:
-        """Return the content of a small file of a source; None if it has no such file, or it can't be read."""
+        """Return the content of a small file of a source or target; None if there is none, or it can't be read."""
+        if ref not in self._sources:
+            return self._folding.tokens_of(ref).content if name == TOKENIZER else None
         model = self._sources.file(ref).model
         if model.contents is None or model.folder is None or name not in model.contents.sidecars:
             return None

@@ -477,3 +477,97 @@ def test_a_stack_may_have_the_tokens_of_a_union(space: Space, tied: bool) -> Non
         torch.testing.assert_close(found[name], rows[0] + (rows[1] - rows[0]) * 0.25)
     assert (HEAD in found) == (not tied)
     assert small(space, "config.json", "out/stack")["num_hidden_layers"] == 2
+
+
+def test_tokens_of_a_target_are_compared_with_those_of_others(space: Space) -> None:
+    """What is made of a union has the union's tokens, not those of its first source."""
+    BASE.write(space / "base")
+    TokenModel([*"badcefgh"], ["<s>", "</s>"], seed=2).write(space / "chat")
+    space.write("""
+        [sources]
+        base = "base/"
+        chat = "chat/"
+        [targets.as_chat]
+        method = "copy"
+        a = "base"
+        tokenizer = "chat"
+        [targets.one]
+        method = "weighted_sum"
+        a = "as_chat"
+        b = "chat"
+        alpha = 0.5
+        output = "one/"
+        [targets.two]
+        method = "weighted_sum"
+        a = "as_chat"
+        b = "base"
+        alpha = 0.5
+        output = "two/"
+        """)
+    told = {each["target"]: each["notices"] for each in space.json("plan")["targets"]}
+    assert not [each for each in told["one"] if "tokenizers of" in each]
+    (notice,) = (each for each in told["two"] if "tokenizers of" in each)
+    assert notice == (
+        "the tokenizers of `base` and `as_chat` differ, and rows of embeddings are merged by number: 4 numbers are"
+        " other tokens, such as 0 is `a` in `base` and `b` in `as_chat`"
+    )
+    space.build()
+    assert small(space, "tokenizer.json", "one")["model"]["vocab"]["b"] == 0
+
+
+def test_a_rule_takes_rows_in_the_order_of_the_target(three: Space) -> None:
+    three.write(
+        UNION.replace('"chat", "third"', '"chat"').replace("0.25, 0.25", "0.5")
+        + """
+        rules = [{ tensors = ["embed"], method = "weighted_sum", a = "base", b = "third", alpha = 0.25 }]
+        """
+    )
+    three.build()
+    models = [BASE, CHAT, THIRD]
+    tokens, found = united(models), written(three)
+    rows = [aligned(models, tokens, EMBED, at) for at in range(3)]
+    torch.testing.assert_close(found[EMBED].double(), 0.75 * rows[0] + 0.25 * rows[2], rtol=1e-6, atol=1e-6)
+    heads = [aligned(models, tokens, HEAD, at) for at in range(2)]
+    torch.testing.assert_close(found[HEAD].double(), (heads[0] + heads[1]) / 2, rtol=1e-6, atol=1e-6)
+
+
+def test_loras_have_no_tokens(three: Space) -> None:
+    three.write("""
+        [sources]
+        base = "base/"
+        chat = "chat/"
+        [targets.lora]
+        method = "extract_lora"
+        base = "base"
+        a = "chat"
+        rank = 2
+        tokenizer = "chat"
+        output = "lora/"
+        """)
+    assert three.run("build", "--json", code=3).errors == ["tokenizer-of-lora"]
+
+
+def test_a_tied_model_stays_tied(space: Space) -> None:
+    """Its head is no tensor of its own; with an untied one it becomes one, of the same rows."""
+    for name, model in (("base", BASE), ("chat", CHAT)):
+        TokenModel(model.tokens, model.added, seed=model.seed, tied=True).write(space / name)
+    THIRD.write(space / "third")
+    space.write(
+        UNION
+        + """
+        [targets.tied]
+        method = "linear"
+        models = ["base", "chat"]
+        weight = 0.5
+        output = "tied/"
+        tokenizer = { union = true }
+        """
+    )
+    space.build()
+    assert set(written(space, "tied")) == {EMBED, LAYER}
+    assert small(space, "config.json", "tied")["tie_word_embeddings"] is True
+    tied = [TokenModel(each.tokens, each.added, seed=each.seed, tied=True) for each in (BASE, CHAT)]
+    tokens, found = united([*tied, THIRD]), written(space)
+    torch.testing.assert_close(
+        found[HEAD].double(), merged([*tied, THIRD], tokens, HEAD, [0.5, 0.25, 0.25]), rtol=1e-6, atol=1e-6
+    )
