@@ -222,7 +222,8 @@ class Operating(OperationMaker):
         inputs = [chunks[slot] for slot in self.inputs]
         if self.unknowable or (self.kernel.grain is Grain.TENSOR and not all_finite(inputs)):
             return out.fill_(math.nan)
-        return self.kernel.apply(self.call, inputs, start, self.state).reshape(-1)
+        made = self.kernel.apply(self.call, inputs, start, self.state).reshape(-1)
+        return made.to(out.device)  # without inputs it is made where nothing says otherwise
 
     def state_key(self, place: torch.device) -> bytes | None:
         """Return the key of the kernel's statistic; None if it has none.

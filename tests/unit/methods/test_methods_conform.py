@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from planning import Bench, Declared
 
+from mergebuild.configuration.token_rows import RowRun, RowsOfTokens
 from mergebuild.fold.forms import Form, Operation, Slot
 from mergebuild.lora import DeltaSum, Extraction, ShapedDelta
 from mergebuild.methods import making
@@ -18,10 +19,11 @@ from mergebuild.methods.gates import PromptTokens
 from mergebuild.methods.making import OwnProgram, Program
 from mergebuild.methods.tables.experts import PROMPT_GATE, RANDOM_GATE
 from mergebuild.methods.tables.lora import DELTA, FACTOR
+from mergebuild.methods.tables.rows_of_tokens import ROWS_OF_TOKENS
 from mergebuild.testing.methods import SHAPES, MethodTests, OperationTests
 
 OWN = Method("mine", ("a", "b"), (Parameter("alpha", ""),), "", "", OwnProgram(Program("m.py", "KERNELS = {}", "")))
-ROWS = {row.name: row for row in (*METHODS.values(), DELTA, FACTOR, RANDOM_GATE, PROMPT_GATE, OWN)}
+ROWS = {row.name: row for row in (*METHODS.values(), DELTA, FACTOR, ROWS_OF_TOKENS, RANDOM_GATE, PROMPT_GATE, OWN)}
 OPERATIONS = [name for name, row in ROWS.items() if row.makes.maker]
 TARGETS = [
     name
@@ -52,9 +54,10 @@ class TestEveryOperation(OperationTests):
         return ROWS[request.param]
 
     def operation(self, method: Method) -> Operation:
-        """Those behind LoRAs and experts are told what no recipe says, and read what is of other shapes."""
+        """Those behind LoRAs, tokenizers and experts are told what no recipe says, and read what is of other shapes."""
         described: dict[str, Arguments] = {
             DELTA.name: (("deltas", DeltaSum((ShapedDelta("full", (("diff", (6, 4)),), None, ()),))),),
+            ROWS_OF_TOKENS.name: (("rows", RowsOfTokens((RowRun(0, 0, 6),), (), 0)),),
             PROMPT_GATE.name: (("tokens", PromptTokens(((((1, 2),), ()),))),),
             FACTOR.name: (("making", Extraction((6, 4), None, 2, None, None, None)), ("role", "up")),
         }
