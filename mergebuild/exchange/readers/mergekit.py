@@ -1,12 +1,14 @@
 """Recipes of mergekit: YAML with `merge_method`, one document or several, and files of its older and other tools.
 
+mergekit also writes the recipe into the card of a model, `README.md`, as a block of YAML in Markdown.
+
 Several documents name each other: a step that another one merges is a virtual target, all else is written.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from mergebuild.errors import MergeBuildError
@@ -22,20 +24,45 @@ __all__ = ["read", "recognizes"]
 
 _HINT: Final = re.compile(r"""(?:^|[{,])[ \t]*["']?(?:merge_method|layer_slices|experts)["']?[ \t]*:""", re.MULTILINE)
 _AT_A_LINE: Final = re.compile(r"^merge_method[ \t]*:", re.MULTILINE)
+_FENCE: Final = re.compile(r"```[ \t]*(?P<language>\w*)[ \t]*")
+"""A line that begins or ends a block of code in Markdown."""
 _ROLES: Final = ("base", "a", "b", "models", "loras", "slices", "model", "tokenizer", "config")
-_NO_NAMES: Final = frozenset({"mergekit_config", "config", ""})
+_NO_NAMES: Final = frozenset({"mergekit_config", "config", "README", ""})
 """Names of files that say nothing of what is in them."""
 
 
 def recognizes(file: RecipeFile) -> bool:
     """Whether a file is a recipe of mergekit, also one that is broken."""
-    text = file.text
+    text = _recipe_in(file.text)
     if not text or not _HINT.search(text):
         return False
     try:
         return any(_is_recipe(each) for each in documents(text, file.path.as_posix()))
     except MergeBuildError:
         return _AT_A_LINE.search(text) is not None
+
+
+def _recipe_in(text: str) -> str:
+    """Return the text of a recipe: of Markdown, its blocks of YAML that are recipes."""
+    plain = text.replace("\r\n", "\n")
+    blocks = [block for block in _blocks(plain) if _HINT.search(block)] if "```y" in plain else []
+    return "\n---\n".join(blocks) or plain
+
+
+def _blocks(markdown: str) -> Iterator[str]:
+    """Yield the whole blocks of YAML in a text."""
+    within: list[str] | None = None
+    for line in markdown.split("\n"):
+        fence = _FENCE.fullmatch(line)
+        if fence is None:
+            if within is not None:
+                within.append(line)
+        elif fence["language"]:
+            within = [] if fence["language"] in ("yaml", "yml") else None
+        else:
+            if within is not None:
+                yield "\n".join(within)
+            within = None
 
 
 def _is_recipe(document: YamlValue) -> bool:
@@ -51,7 +78,7 @@ def read(file: RecipeFile, draft: Draft) -> None:
         RecipeError: it is no YAML, or mergekit would refuse it.
     """
     reading = KitReading(draft, file.path.as_posix())
-    found = [each for each in documents(file.text, reading.shown) if each is not None]
+    found = [each for each in documents(_recipe_in(file.text), reading.shown) if each is not None]
     merges = [reading.table(each, "").values for each in found]
     names = _names(reading, merges)
     wished = file.stem if file.stem not in _NO_NAMES else "merge"

@@ -530,3 +530,39 @@ def test_a_mixture_is_written_as_a_mergefile_that_loads(mode: str, tmp_path: Pat
     made = import_recipes([tmp_path], tmp_path)
     assert not made.unmapped
     assert [*tomli.loads(made.text)["targets"]] == ["b-scaled", "r"]
+
+
+CARD = """\
+---
+base_model: [org/a]
+tags: [mergekit, merge]
+---
+# My merge
+
+The following configuration was used, with = and + and 0.5:
+
+```yaml
+merge_method: passthrough
+models:
+  - model: org/a
+dtype: float16
+```
+
+```python
+merge_method: no recipe
+```
+"""
+
+
+def test_the_card_of_a_model_has_its_recipe() -> None:
+    found = draft_of(CARD, "README.md")
+    assert {name: target.keys for name, target in found.targets.items()} == {
+        "merge": {"method": "copy", "a": "a", "output": "merge/", "dtype": "float16"}
+    }
+    windows = draft_of(CARD.replace("\n", "\r\n"), "README.md")
+    assert windows.targets["merge"].keys == found.targets["merge"].keys
+
+
+@pytest.mark.parametrize("text", ["```yaml\nmerge_method: x\n", "```yaml\n" * 100_000, "merge_method ``` x"])
+def test_markdown_without_a_whole_block_is_no_card(text: str) -> None:
+    assert mergekit.recognizes(RecipeFile(Path("README.md"), text.encode())) is ("\nmerge_method" in text)
