@@ -6,6 +6,7 @@ recipe spelt them, so that `0.30` stays a decimal and never becomes a binary fra
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -69,6 +70,8 @@ class DraftSource:
     path: str
     pins: dict[str, str] = field(default_factory=dict)
     comments: list[str] = field(default_factory=list)
+    beside: Path | None = None
+    """The folder of the recipe that names it."""
 
 
 @dataclass(slots=True)
@@ -97,6 +100,8 @@ class Draft:
     notices: list[Said] = field(default_factory=list)
     """What is said to people, although all was mapped: an invented seed, a key that its own tool ignores."""
 
+    beside: Path | None = None
+    """The folder of the recipe that is read."""
     once_found: list[tuple[str, Callable[[DraftTarget, str | None], None]]] = field(default_factory=list)
     """What is decided once the models were looked for: by target, a function of it and the layout of its first model
     (None: the model was not found, or has none that is known)."""
@@ -111,13 +116,19 @@ class Draft:
         """Return the name of the source that is this model, which is added where it is new."""
         model, path = _told(model)
         for known in self.sources.values():
-            if known.model == model:
+            if known.model == model and not self._is_elsewhere(known, path):
                 return known.name
         last = re.split(r"/", path.rstrip("/"))[-1]
         name = self.free_name(_SUFFIX.sub("", last) or model.autov2 or (model.sha256 or "model")[:10])
         path = path or f"{name}.safetensors"
-        self.sources[name] = DraftSource(name, model, f"{path.rstrip('/')}/" if model.is_folder else path, _pins(model))
+        written = f"{path.rstrip('/')}/" if model.is_folder else path
+        self.sources[name] = DraftSource(name, model, written, _pins(model), beside=self.beside)
         return name
+
+    def _is_elsewhere(self, known: DraftSource, path: str) -> bool:
+        """Whether a path that is read now is of another model than the same path of another recipe: beside its own."""
+        folders = {known.beside, self.beside} - {None}
+        return bool(path) and len(folders) > 1 and any(os.path.lexists(folder / path) for folder in folders if folder)
 
     def target(self, name: str, keys: Mapping[str, Value], *, comments: Iterable[str] = ()) -> str:
         """Add a target and return its name: the one asked for, changed where a mergefile can't have it or has it."""

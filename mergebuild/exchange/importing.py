@@ -90,6 +90,7 @@ def _with(draft: Draft, file: RecipeFile, *, is_alone: bool) -> Draft:
     reader = reader_of(file)
     assert reader is not None, "files that no reader recognizes are not read"
     grown = _copied(draft)
+    grown.beside = file.path.parent
     try:
         reader.read(file, grown)
     except RecipeError as error:

@@ -94,7 +94,8 @@ class ModelFolders:
             return None
         given = source.model.text.replace("\\", "/").rstrip("/")
         texts = [*([] if given.rpartition("/")[2] in ("", ".", "..") else [given]), source.path]
-        places = (folder / text for folder in (self.root, *self.beside) for text in texts)
+        folders = [self.root, *([source.beside] if source.beside else []), *self.beside]
+        places = (folder / text for folder in folders for text in texts)
         return next((path for path in places if os.path.lexists(path)), None)
 
     def _by_hash(self, source: DraftSource) -> list[Path]:

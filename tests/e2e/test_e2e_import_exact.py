@@ -113,3 +113,14 @@ dtype: float32
     (space / "mergefile.toml").unlink()
     check(space, recipe.replace("LAST", "4"), models, "--models", "hub")
     assert "slices" not in (space / "mergefile.toml").read_text()
+
+
+def test_a_path_beside_one_recipe_is_not_that_beside_another(space: Space) -> None:
+    models = {name: folder(space / name / "model", seed) for seed, name in enumerate(("first", "second", "third"), 1)}
+    for name in models:
+        space.write("merge_method: passthrough\nmodels: [{model: ./model}]\n", f"{name}/{name}.yml")
+    space.run("import", *(f"{name}/{name}.yml" for name in models), "-o", "mergefile.toml")
+    space.build()
+    for name, tensors in models.items():
+        found = read_model(space / "out" / name / "model.safetensors")
+        assert all(torch.equal(found[key], each) for key, each in tensors.items())
