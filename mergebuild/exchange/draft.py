@@ -154,6 +154,7 @@ class Draft:
         is_folder = wished.endswith(("/", "\\"))
         steps = (_short(_OUTSIDE.sub("-", step).strip(". ")) for step in re.split(r"[\\/]", wished)[-_DEEPEST:])
         plain = "/".join(step for step in steps if step) or "model"
+        plain = re.sub("^~", "-", plain)  # it would be somebody's home
         plain = _SUFFIX.sub("", plain) if is_folder else plain
         if not is_folder and (end := _SUFFIX.search(wished)) and not _SUFFIX.search(plain):
             plain = f"model{end[0]}"

@@ -60,6 +60,9 @@ def test_any_text_becomes_a_name_of_a_mergefile(wished: str) -> None:
         (".git/config/", "git/config/"),
         ("mix.safetensors/", "mix/"),
         ("..", "model"),
+        ("~/x.ckpt", "-/x.ckpt"),
+        ("~root/x.ckpt", "-root/x.ckpt"),
+        ("~/", "-/"),
     ],
 )
 def test_an_output_is_below_the_mergefiles_folder(wished: str, path: str) -> None:
