@@ -265,8 +265,10 @@ class FolderAction:
 
 def _reasons(action: Action) -> tuple[str, ...]:
     files = action.files if action.verdict is Verdict.RESTORE else ()
-    twins = dict.fromkeys(each.twin.name for each in files if each.twin is not None)
-    return (*action.judgement.causes, *(f"it is what `{name}` is" for name in twins))
+    twins = [each.twin for each in files]
+    # a folder of which only some files are another's, such as the configuration, is not what that one is
+    names = dict.fromkeys(each.name for each in twins if each is not None) if None not in twins else ()
+    return (*action.judgement.causes, *(f"it is what `{name}` is" for name in names))
 
 
 def _result(action: Action, outcome: Outcome | None) -> TargetResult:

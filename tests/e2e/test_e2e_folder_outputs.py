@@ -389,6 +389,18 @@ def test_an_edited_small_file_is_named_by_why_and_written(built: Space, name: st
     assert built.reasons("mix") == []
 
 
+def test_folders_that_have_a_new_configuration_in_common_are_no_twins(built: Space) -> None:
+    """Their weights are not the same."""
+    text = (built / "mergefile.toml").read_text()
+    _, head, mix = text.partition("[targets.mix]")
+    (built / "mergefile.toml").write_text(text + "\n" + (head + mix).replace("mix", "other").replace("0.5", "0.25"))
+    built.build()
+    document(built / "one/config.json", CONFIG | {"rope_theta": 500_000})
+    assert {name: built.reasons(name) for name in ("mix", "other")} == {
+        name: ["input one: config.json changed"] for name in ("mix", "other")
+    }
+
+
 def test_small_files_that_are_new_or_gone_are_named_by_why(built: Space) -> None:
     document(built / "one/added_tokens.json", {})
     assert "input one: added_tokens.json is new" in built.reasons("mix")
