@@ -69,9 +69,9 @@ class MergeLineage:
     where: str
     recipe: Mapping[str, object]
     models: Mapping[str, Mapping[str, object]]
-    """By digest, what is said of a model."""
+    """By hash, what is said of a model."""
     _names: dict[str, str] = field(default_factory=dict, init=False)
-    """By digest, the source or target in the draft."""
+    """By hash, the source or target in the draft."""
 
     def write(self, draft: Draft, *, name: str, output: str) -> str:
         """Add all merges to a draft, and return the name of the last target.
@@ -91,7 +91,7 @@ class MergeLineage:
             raise _broken(self.where, str(error)) from None
 
     def _input(self, model: str, draft: Draft) -> str:
-        """Return the source or target that is a model, by its digest or its name."""
+        """Return the source or target that is a model, by its hash or its name."""
         digest = self._hash_of(model)
         if digest in self._names:
             return self._names[digest]
@@ -186,7 +186,7 @@ def _is_first_form(metadata: Mapping[str, str]) -> bool:
 
 
 def _models(said: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
-    """Return what is said of models, by digest; builds of Forge have other things at the level of hashes."""
+    """Return what is said of models, by hash; builds of Forge have other things at the level of hashes."""
     return {
         digest.lower(): table_of(each)
         for digest, each in said.items()

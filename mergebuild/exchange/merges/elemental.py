@@ -21,6 +21,7 @@ CALCMODES: Final = (
     *("normal", "cosineA", "cosineB", "trainDifference", "smoothAdd", "smoothAdd MT"),
     *("extract", "tensor", "tensor2", "self", "plus random"),
 )
+_MOST_RULES: Final = 2000
 _BLOCK: Final = re.compile(r"([A-Z]+)(\d*)(?:-([A-Z]+)(\d*))?")
 
 
@@ -44,6 +45,9 @@ def rules_of(text: str, passed_over: Callable[[str], None], left_out: Callable[[
         passed_over: Is told of what supermerger passes over.
         left_out: Is told of rules that no mergefile has: those with random numbers.
     """
+    if text.count(",") + text.count("\n") > _MOST_RULES:
+        left_out(f"elemental rules, of which there are more than {_MOST_RULES}")
+        return []
     found: list[ElementalRule] = []
     for index, each in enumerate(re.split(r"[,\n]", text)):
         rule = each.strip()

@@ -21,6 +21,7 @@ __all__ = ["read", "recognizes"]
 _FIRST: Final = re.compile(r"\s*modelA\s*=")
 _PAIR: Final = re.compile(r"(?P<key>[A-Za-z_]\w{0,40})\s*=(?P<value>.*)")
 _COUNT: Final = 27
+_MOST_SIGNS: Final = 100_000
 _ORDER: Final = (
     "27 weights were taken for IN00-IN11, M00, OUT, OUT00-OUT11, TIME_EMBED: some versions had another order"
 )
@@ -37,9 +38,11 @@ def read(file: RecipeFile, draft: Draft) -> None:
     Raises:
         RecipeError: models or weights are missing.
     """
+    if len(file.text) > _MOST_SIGNS:
+        raise _broken(file, f"it has more than {_MOST_SIGNS:,} signs")
     said: dict[str, str] = {}
     numbers: list[Decimal] = []
-    for line in file.text[:100_000].splitlines():
+    for line in file.text.splitlines():
         found = _PAIR.fullmatch(line.strip())
         if found and not found["key"].startswith("weights"):
             said[found["key"]] = found["value"].strip()

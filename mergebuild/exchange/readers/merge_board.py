@@ -26,13 +26,13 @@ from mergebuild.sources.locating import folders_of_models
 
 __all__ = ["read", "recognizes"]
 
-_RECIPE: Final = re.compile(r"[^#=,\n]*=[^=,\n]+\+[^=,\n]+,\s*[-+]?\.?\d")
 _NOTE: Final = re.compile(r"__(?P<name>.+?)__(?P<behind>.*)")
 _REFERENCE: Final = re.compile(r"__O(?P<number>\d{1,6})__")
 _VARIABLE: Final = re.compile(r"__(?P<name>.+)__")
 _WIDE: Final = str.maketrans("\uff0b\uff1d\uff0c\uff03", "+=,#")
 _UNNAMEABLE: Final = re.compile(r'[\\|:?"<>*]')
 _MOST_LINES: Final = 10
+_MOST_TOLD: Final = 100
 _MOST_TEXT: Final = 200_000
 """Signs that are looked through for a line of this kind; such files are a page at most."""
 _MOST_FILES: Final = 20_000
@@ -44,7 +44,16 @@ def recognizes(file: RecipeFile) -> bool:
     text = file.text[:_MOST_TEXT]
     if _FOREIGN.match(text):
         return False
-    return any(_RECIPE.match(line.translate(_WIDE).strip()) for line in text.splitlines())
+    return any(_is_recipe(line.translate(_WIDE)) for line in text.splitlines())
+
+
+def _is_recipe(line: str) -> bool:
+    """Whether a line has the form of a recipe, with a number."""
+    parts = _cut(line.partition("#")[0].strip(), "")
+    try:
+        return parts is not None and all(parts.models[:2]) and figure(parts.multiplier) is not None
+    except ValueError:
+        return False
 
 
 def read(file: RecipeFile, draft: Draft) -> None:
@@ -103,6 +112,9 @@ class _Board:
 
     def finish(self) -> None:
         """Write the targets."""
+        if self.count > _MOST_TOLD:
+            text = f"Merge Board passes over {self.count - _MOST_TOLD} lines more"
+            self.draft.say(str(self.file.path), text)
         self.chain.write(last_is_default=True)
 
     def _normal(self, line: str) -> str:
@@ -136,7 +148,8 @@ class _Board:
 
     def _recipe(self, where: str, plain: str, parts: _BoardLine) -> None:
         if self.count > _MOST_LINES:
-            self.draft.say(where, f"Merge Board passes over all lines but the first {_MOST_LINES}: `{plain}`")
+            if self.count <= _MOST_TOLD:
+                self.draft.say(where, f"Merge Board passes over all lines but the first {_MOST_LINES}: `{plain}`")
             return
         self.chain.add(self._merge(where, plain, parts))
 

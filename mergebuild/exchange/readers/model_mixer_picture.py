@@ -34,6 +34,9 @@ def read(file: RecipeFile, draft: Draft) -> None:
         RecipeError: no mergefile says it.
     """
     where = f"{file.path}: parameters"
+    if len(file.metadata.get("parameters") or file.text) > _MOST_SIGNS:
+        mend = "no picture has so many parameters"
+        raise RecipeError.one("bad-recipe", f"it has more than {_MOST_SIGNS:,} signs", where=Place(where), help=mend)
     said = {found["key"]: _plain(found["value"]) for found in _PAIR.finditer(_text(file))}
     try:
         recipe = _recipe(said)

@@ -45,8 +45,11 @@ def read(file: RecipeFile, draft: Draft) -> None:
     Raises:
         RecipeError: there are more commands than people write, or none is a merge.
     """
+    if len(file.text) > _MOST_SIGNS:
+        place = Place(str(file.path))
+        raise RecipeError.one("bad-recipe", f"it has more than {_MOST_SIGNS:,} signs", where=place, help="cut the file")
     count = 0
-    for line in commands_in(file.text[:_MOST_SIGNS], str(file.path), _SCRIPTS):
+    for line in commands_in(file.text, str(file.path), _SCRIPTS):
         count += 1
         if count > MOST_MERGES:
             raise RecipeError.one("bad-recipe", "too many commands", where=Place(line.where), help="cut the file")

@@ -28,7 +28,7 @@ __all__ = ["fields_of", "read", "recognizes"]
 _HEADER: Final = re.compile(r'\s*"?ID"?,\s*"?time"?,\s*"?name"?,\s*"?weights alpha')
 _ID: Final = re.compile(r"\s*\d{1,9}\s*")
 _HASH: Final = re.compile(r"[0-9a-fA-F]{10}")
-_MOST_SIGNS: Final = 300
+_MOST_SIGNS: Final = 200
 _SHARE: Final = r" ?x ?-?[\d.]+"
 _NAMES: Final = (
     re.compile(
@@ -181,7 +181,7 @@ def _models(row: Sequence[str], draft: Draft) -> list[str]:
     hashes = [row[column].strip().lower() for column in (5, 6, 7)]
     for digest in hashes:
         if digest and not _HASH.fullmatch(digest):
-            raise UnsayableError(f"{digest[:40]!r} is no digest of a file: a result that was never saved")
+            raise UnsayableError(f"{digest[:40]!r} is no hash of a file: a result that was never saved")
     names = _names(row[2])
     known = {each.model.autov2: each.name for each in draft.sources.values() if each.model.autov2}
     found: list[str] = []

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -229,3 +230,20 @@ def test_a_row_that_can_not_be_said_is_left_out() -> None:
     targets, draft = history(row("x\t\t", "a\t\t", "b\t\t", number="x"), row("y\t\t", "a\t\t", "b\t\t", how="Sigmoid?"))
     assert targets == {}
     assert len(lost(draft)) == 2
+
+
+def test_a_hostile_board_ends_soon() -> None:
+    begin = time.monotonic()
+    for text in (
+        "X = " + "+" * 9_000_000,
+        "X = a + b, 0.3\n" * 600_000,
+        "__" * 4_000_000,
+        "X=a+b" * 2_000_000,
+        "+" * 9_000_000,
+    ):
+        file = RecipeFile(Path("r.txt"), text.encode())
+        if merge_board.recognizes(file):
+            draft = Draft()
+            merge_board.read(file, draft)
+            assert len(draft.notices) < 200
+    assert time.monotonic() - begin < 20
