@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Final
 
 from mergebuild.exchange.draft import Value
@@ -45,7 +46,7 @@ def read_merge(reading: KitReading, document: YamlMap, name: str, *, is_file: bo
     own = table.get("base_model")
     base = reference(reading, own, "base_model") if own is not None else None
     keys = _keys(reading, table, said, row, base) if row is not None else None
-    if keys is None:
+    if keys is None or _has_no_value(reading, keys):
         _give_up(reading, table, name, said, row)
         return
     keys |= _output(reading, table, name, keys, base, is_file=is_file)
@@ -54,6 +55,23 @@ def read_merge(reading: KitReading, document: YamlMap, name: str, *, is_file: bo
     reading.draft.targets[name] = target
     if row is not None and row.is_random:
         reading.say("merge_method", "mergekit draws at random without a seed: seed 0 is ours, and the result another")
+
+
+def _has_no_value(reading: KitReading, keys: Mapping[str, Value]) -> bool:
+    """Tell of plain weights by whose sum mergekit divides, and we refuse to: it is 0, or they are of both signs."""
+    weight, models = keys.get("weight"), keys.get("models")
+    plain = weight if isinstance(weight, list) else [weight] * len(models if isinstance(models, list) else ())
+    weights = [each for each in plain if isinstance(each, (int, Decimal))]
+    if keys.get("method") == "linear" and keys.get("normalize") is not False:
+        is_odd, why = bool(weights) and not sum(weights), "weights add up to 0, by which mergekit divides"
+    elif keys.get("method") == "task_arithmetic" and keys.get("normalize") is True:
+        is_odd = bool(weights) and min(weights) < 0 < max(weights)
+        why = "weights of both signs are normalized, which mergekit does by a sum that may be small or negative"
+    else:
+        return False
+    if is_odd:
+        reading.leave_out("weight", why)
+    return is_odd
 
 
 def _give_up(reading: KitReading, table: KitTable, name: str, method: str, row: KitMethod | None) -> None:

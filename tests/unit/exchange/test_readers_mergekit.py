@@ -226,6 +226,23 @@ def test_what_mergekit_refuses_is_refused(text: str, said: str) -> None:
         draft_of(text)
 
 
+@pytest.mark.parametrize(
+    ("method", "weights", "more", "is_mapped"),
+    [
+        ("linear", "0.5 -0.5", "", False),
+        ("linear", "0.5 -0.5", "normalize: false", True),
+        ("linear", "0.5 -0.2", "", True),
+        ("task_arithmetic", "0.5 -0.2", "normalize: true", False),
+        ("task_arithmetic", "0.5 -0.2", "", True),
+    ],
+)
+def test_weights_that_nothing_can_be_divided_by_are_told(method: str, weights: str, more: str, is_mapped: bool) -> None:
+    models = ", ".join(f"{{model: m{w}, parameters: {{weight: {w}}}}}" for w in weights.split())
+    base = "base_model: base\n" if method != "linear" else ""
+    draft = draft_of(f"merge_method: {method}\n{base}models: [{models}]\nparameters: {{{more}}}\n")
+    assert (bool(draft.targets), bool(draft.unmapped)) == (is_mapped, not is_mapped)
+
+
 def test_a_method_that_is_not_there_is_told_and_its_models_stay() -> None:
     draft = draft_of("merge_method: own_thing\nmodels: [{model: org/a}]\n")
     assert (list(draft.sources), list(draft.targets)) == (["a"], [])
