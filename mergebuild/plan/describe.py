@@ -368,7 +368,7 @@ class Describer:
         return replace(
             whole,
             manifest=lambda: {**whole.lines, **small},
-            notices=(*whole.notices, *left_out, *packed.notices, *told),
+            notices=(*whole.notices, *left_out, *packed.notices, *told, *(tokens.notices if tokens else ())),
             files=tuple(self._parts(whole, packed.files, with_metadata=facts != metadata.none())),
         )
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, NamedTuple, TypeVar
 
+from mergebuild.configuration.parts import config_of
 from mergebuild.configuration.tokenizer_files import (
     TEMPLATE,
     TOKENIZER_CONFIG,
@@ -12,6 +13,7 @@ from mergebuild.configuration.tokenizer_files import (
     chat_template,
     tokenizer_files,
 )
+from mergebuild.configuration.tokenizer_json import TokenizerJson
 from mergebuild.digest import checksum, tagged
 from mergebuild.errors import Place, RecipeError, SourceError
 from mergebuild.fold.folder import Folding
@@ -24,6 +26,9 @@ __all__ = ["TokenFiles", "lines_of_tokens", "token_files"]
 
 Made = TypeVar("Made")
 
+_SPECIAL: Final = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+"""The members of a configuration that are numbers of tokens."""
+
 
 class TokenFiles(NamedTuple):
     """The files of a tokenizer, and the small files of sources that they follow from."""
@@ -34,6 +39,8 @@ class TokenFiles(NamedTuple):
     own: Mapping[str, bytes]
     """Of files of this source that are written, perhaps changed: the checksums of their bytes there."""
     read: tuple[ReadFile, ...]
+    notices: tuple[str, ...] = ()
+    """What users should know about them, one sentence each."""
 
 
 def token_files(
@@ -59,7 +66,27 @@ def token_files(
     template = said and (said.text or _template_in(_SmallFiles(sources, said.source), target, read))
     files = folder.usable(lambda: tokenizer_files(folder.names, folder.read, tokens, template))
     own = {each: checksum(folder.read(each)) for each in files if each in folder.names}
-    return TokenFiles(files, owner, own, tuple(read))
+    told = _special_ones(sources, vocabularies, donor, tokens.now) if tokens is not None and donor else ()
+    return TokenFiles(files, owner, own, tuple(read), tuple(told))
+
+
+def _special_ones(sources: Sources, vocabularies: Vocabularies, donor: str, now: TokenizerJson) -> Iterator[str]:
+    """Yield a sentence for each number of a special token in a configuration that is another token now."""
+    config = config_of(sources.file(donor).model.facts, "text")
+    try:
+        was = vocabularies.of(donor).tokens
+    except SourceError:  # it has no tokenizer that its configuration could mean
+        return
+    tokens = tuple(now.ids)
+    for key in _SPECIAL:
+        said = config.get(key)
+        for number in said if isinstance(said, list) else [said]:
+            if isinstance(number, int) and 0 <= number < len(was) and tokens[number : number + 1] != (was[number],):
+                new = f"`{tokens[number][:40]}`" if number < len(tokens) else "no token"
+                yield (
+                    f"the configuration is that of `{donor}`, whose `{key}` {number} is `{was[number][:40]}` there and"
+                    f" {new} in the tokenizer that is written; `config` names another"
+                )
 
 
 def lines_of_tokens(recipe: Recipe, folding: Folding, name: str) -> dict[str, str]:

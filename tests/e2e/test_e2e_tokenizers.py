@@ -571,3 +571,27 @@ def test_a_tied_model_stays_tied(space: Space) -> None:
     torch.testing.assert_close(
         found[HEAD].double(), merged([*tied, THIRD], tokens, HEAD, [0.5, 0.25, 0.25]), rtol=1e-6, atol=1e-6
     )
+
+
+def test_special_tokens_of_a_configuration_that_are_others_are_named(space: Space) -> None:
+    TokenModel([*"abcd"], ["</s>"], seed=1, config={"eos_token_id": 4, "bos_token_id": [0, 1]}).write(space / "base")
+    TokenModel([*"abxyz"], ["</s>"], seed=2, config={"eos_token_id": 5}).write(space / "chat")
+    space.write("""
+        [sources]
+        base = "base/"
+        chat = "chat/"
+        [targets.t]
+        method = "copy"
+        a = "base"
+        output = "t/"
+        tokenizer = "chat"
+        """)
+    (target,) = space.json("plan")["targets"]
+    (notice,) = (each for each in target["notices"] if "eos" in each or "bos" in each)
+    assert notice == (
+        "the configuration is that of `base`, whose `eos_token_id` 4 is `</s>` there and `z` in the tokenizer that is"
+        " written; `config` names another"
+    )
+    space.edit('a = "base"', 'a = "base"\nconfig = "chat"')
+    (target,) = space.json("plan")["targets"]
+    assert not [each for each in target["notices"] if "eos" in each]

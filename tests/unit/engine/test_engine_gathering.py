@@ -10,12 +10,14 @@ import pytest
 import torch
 from both_ways import both_ways
 from example_counts import examples
+from fake_device import FakeDevice
 from hypothesis import given
 from hypothesis import strategies as st
 from lab import Lab
 from token_models import EMBED, HEAD, TokenModel, aligned, united
 
 from mergebuild.build import options
+from mergebuild.engine import choice, compute, hands, transfers
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 TARGETS = """
@@ -103,3 +105,23 @@ def test_rows_are_those_of_the_rules(given_models: tuple[TokenModel, ...]) -> No
         whole = torch.cat([expected, mean.expand(count, -1)])
         tolerance = {torch.bfloat16: 1e-2, torch.float16: 2e-3}.get(a.dtype, 1e-5)
         torch.testing.assert_close(found[name].double(), whole, rtol=tolerance, atol=tolerance)
+
+
+def test_a_device_gives_the_processors_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows come to it through its buffers, some at a time, while a chunk is made there."""
+    monkeypatch.setattr(hands, "DEVICE_CHUNK", 64)
+    monkeypatch.setattr(transfers, "STAGED", 512)
+    for module in (choice, compute):
+        monkeypatch.setattr(module, "device_named", lambda _name: [FakeDevice()])
+    given_models = (
+        TokenModel([*"abcdefgh"], ["<s>"], seed=1, dtype=torch.bfloat16),
+        TokenModel([*"abcdefgh"], ["<s>"], seed=2, dtype=torch.bfloat16),
+        TokenModel([*"hgcbafxyz"], ["<t>"], seed=3, dtype=torch.bfloat16),
+    )
+    found = []
+    for device in ("cpu", "cuda"):
+        lab = Lab(_folder(tmp_path / device))
+        fill(lab, monkeypatch, given_models, "nuslerp", 64)
+        assert not [each.error for each in lab.build("u", device=device).targets if each.error]
+        found.append((lab / "u/model.safetensors").read_bytes())
+    assert found[0] == found[1]
