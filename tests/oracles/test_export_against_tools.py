@@ -40,6 +40,10 @@ MERGEKIT = {
     "model_stock": 'base = "a"\nmodels = ["b", "c"]\ncompat = "mergekit"',
     "nuslerp": 'models = ["b", "c"]\nweight = [0.3, 0.5]',
     "nearswap": 'a = "a"\nb = "b"\nt = 0.01',
+    "stack": 'method = "copy"\nslices = [{ a = "a", layers = "L00-L01" }, '
+             '{ method = "scale", a = "b", layers = "L01-L02", alpha = { default = 1, "*.o_proj.*" = 0 } }]',
+    "stack by slerp": 'method = "slerp"\nt = 0.3\nslices = [{ a = "a", b = "b", layers = "L00-L01" }, '
+                      '{ a = { model = "a", layers = "L01" }, b = { model = "c", layers = "L02" }, t = 0.6 }]',
     "scale": 'a = "a"\nalpha = { mlp = 0.5 }',
 }  # fmt: skip
 MECHA = {

@@ -164,8 +164,12 @@ class Asked:
         return "0"
 
     def layout(self, target: Target) -> Layout | None:
-        """Return the layout of a target's tensors; None if it is unknown."""
-        return self.folding().blueprint(target.name).layout
+        """Return the layout of a target's tensors; None if it is unknown. One of the project's own is refused."""
+        found = self.folding().blueprint(target.name).layout
+        if found is not None and found.name in self.recipe.layouts:
+            message = f"`{target.name}` has blocks of the project's own layout `{found.name}`"
+            self.refuse(message, self.recipe.layouts[found.name].where)
+        return found
 
     def reached(self, target: Target, number: NumberPerTensor) -> Numbers:
         """Return the number that reaches each tensor that is merged at all, by canonical name."""

@@ -8,9 +8,10 @@ import pytest
 from model_files import write_model
 from tiny_models import sd15, sdxl
 
+from mergebuild.cli.export import _FORMATS
 from mergebuild.errors import ExportError, RecipeError
 from mergebuild.exchange.draft import Draft
-from mergebuild.exchange.exporting import export
+from mergebuild.exchange.exporting import FORMATS, export
 from mergebuild.exchange.readers import block_weights
 from mergebuild.exchange.recipe_file import RecipeFile
 from mergebuild.project.project import load
@@ -94,6 +95,10 @@ def test_what_merge_board_can_not_say(root: Path, lines: str, messages: list[str
     assert refused(root, "merge-board", lines) == messages
 
 
+def test_the_command_line_and_the_writers_know_the_same_formats() -> None:
+    assert tuple(FORMATS) == _FORMATS
+
+
 # Block weights
 
 
@@ -123,6 +128,16 @@ def test_a_preset_is_its_name(root: Path) -> None:
 )
 def test_a_block_has_one_decimal(root: Path, number: str, message: str) -> None:
     assert refused(root, "mbw", f"{SUM}alpha = {number}\n{FILE}")[0].startswith(message)
+
+
+def test_blocks_of_the_projects_own_are_no_list(root: Path) -> None:
+    """`import` would not know them."""
+    own = """[layouts.mine]
+detect = ["model.diffusion_model.input_blocks.0.*"]
+blocks = [['input_blocks\\.(\\d+)', "IN{:02}"], ['', "BASE"]]
+"""
+    messages = refused(root, "mecha", f"{SUM}alpha = {{ default = 0.5, IN00 = 0.3 }}\n{FILE}", own)
+    assert "`t` has blocks of the project's own layout `mine`" in messages
 
 
 def read(text: str) -> Draft:
