@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Final, Literal
 
-from mergebuild.exchange.comfy.blocks import WHOLE, keys_of
+from mergebuild.exchange.comfy.blocks import WHOLE, keys_of, without_wrapper
 from mergebuild.exchange.comfy.graph import ComfyNode, bad_graph
 from mergebuild.exchange.comfy.values import Loaded, Made, Mixed, Patched, Subtracted, Summed
 from mergebuild.exchange.draft import Draft, DraftTarget, Value
@@ -213,6 +213,8 @@ class Assembly:
         """Return a number for each part: one number, where the inputs have one part only."""
         if not is_whole and set(shares) == {WHOLE}:
             return shares[WHOLE]
+        if not is_whole:
+            shares = {without_wrapper(key): number for key, number in shares.items()}
         own = _TEXT if role == "clip" else self.component if is_whole else "default"
         table: dict[str, Value] = {key or own: number for key, number in shares.items()}
         return table | ({_TEXT: text} if text is not None else {})

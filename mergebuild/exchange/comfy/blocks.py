@@ -7,16 +7,18 @@ are written; else globs, shorter ones first, as later keys win here too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import groupby
 from typing import Final
 
-__all__ = ["BLOCK_NODES", "WHOLE", "keys_of", "prefixes_of"]
+__all__ = ["BLOCK_NODES", "WHOLE", "keys_of", "prefixes_of", "without_wrapper"]
 
 WHOLE: Final = ""
 """The key of all tensors of the model itself; its name depends on the kind of model."""
 
+_WRAPPER: Final = "*diffusion_model."
 _HEADS: Final = ("time_embed.", "label_emb.")
 _SD1: Final = (
     *_HEADS,
@@ -93,6 +95,12 @@ def keys_of(kind: str, numbers: Mapping[str, Decimal]) -> _Table:
     return _by_joint_blocks(numbers)
 
 
+def without_wrapper(key: str) -> str:
+    """Return a key for files of the model alone: their names have the wrapper before them or not."""
+    prefix = key.removeprefix(_WRAPPER)
+    return f"re:^(?:model\\.)?(?:diffusion_model\\.)?{re.escape(prefix[:-1])}" if prefix != key else key
+
+
 def _at(numbers: Mapping[str, Decimal], name: str) -> Decimal:
     """Return the number of a tensor whose name begins so."""
     fits = [prefix for prefix in numbers if name.startswith(prefix)]
@@ -145,7 +153,7 @@ def _apart(numbers: Mapping[str, Decimal], blocks: Mapping[str, Decimal]) -> _Ta
 
 
 def _glob(prefix: str) -> str:
-    return f"*diffusion_model.{prefix}*"
+    return f"{_WRAPPER}{prefix}*"
 
 
 def _ranges(block: str, numbers: Sequence[Decimal]) -> Iterator[tuple[str, Decimal]]:

@@ -10,16 +10,20 @@ from typing import Any
 
 import pytest
 import tomli
+import torch
+from comfy_patches import UNET
 from comfy_projects import imported
 from example_counts import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from model_files import write_model
-from parts_of_models import weights, whole
+from model_files import read_model, write_model
+from parts_of_models import flux, under, weights, whole
 from tiny_models import sdxl
 
 from mergebuild.errors import RecipeError
+from mergebuild.exchange.comfy.blocks import prefixes_of
 from mergebuild.exchange.importing import import_recipes
+from mergebuild.project.project import load
 
 Json = dict[str, Any]
 
@@ -320,6 +324,31 @@ def test_what_the_main_part_is_called_follows_from_the_model(tmp_path: Path, is_
     loads = {n: api("CheckpointLoaderSimple", ckpt_name=f"{name}.safetensors") for n, name in (("1", "a"), ("2", "b"))}
     found = mix(tmp_path, GRAPH | loads)["mix"]
     assert found["alpha"] == {word: 0.3}
+
+
+@pytest.mark.parametrize("loader", ["UNETLoader", "CheckpointLoaderSimple"])
+@pytest.mark.parametrize("is_bare", [True, False])
+def test_each_prefix_of_flux_gets_its_number_in_files_of_either_kind(
+    tmp_path: Path, loader: str, is_bare: bool
+) -> None:
+    """Files of the model alone have `model.diffusion_model.` before their names, or not."""
+    models = [weights(flux() if is_bare else under(UNET, flux()), seed) for seed in (1, 2)]
+    if loader != "UNETLoader":
+        models = [weights(whole("flux"), seed) for seed in (1, 2)]
+    for name, model in zip("ab", models, strict=True):
+        write_model(tmp_path / f"{name}.safetensors", model)
+    numbers = {prefix: (at % 9) / 8 for at, prefix in enumerate(prefixes_of("ModelMergeFlux1"))}
+    word = "unet_name" if loader == "UNETLoader" else "ckpt_name"
+    loads = {n: api(loader, **{word: f"{name}.safetensors"}) for n, name in (("1", "a"), ("2", "b"))}
+    graph = GRAPH | loads | {"3": api("ModelMergeFlux1", model1=["1", 0], model2=["2", 0], **numbers)}
+    (tmp_path / "mergefile.toml").write_text(imported(tmp_path, graph).text)
+    load(tmp_path / "mergefile.toml").build(())
+    found = read_model(tmp_path / "mix_00001_.safetensors")
+    assert len(found) == len(flux())
+    for name, tensor in found.items():
+        (ratio,) = [number for prefix, number in numbers.items() if name.removeprefix(UNET).startswith(prefix)]
+        wanted = ratio * models[0][name].double() + (1 - ratio) * models[1][name].double()
+        assert torch.allclose(tensor.double(), wanted, rtol=1e-3), name
 
 
 ANY = st.recursive(
