@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
+from disks import Disk
 from lab import Lab
+from model_files import write_model
 from torch import Tensor
 
 from mergebuild.errors import Problem
@@ -180,6 +183,30 @@ def test_a_layer_that_is_used_twice_is_computed_once(two: Lab) -> None:
     tensors = two.read("out/t.safetensors")
     for name in LAYER:
         assert torch.equal(tensors[f"model.layers.2.{name}"], tensors[f"model.layers.4.{name}"])
+
+
+def test_layers_that_are_copied_share_blocks_where_the_file_system_can(two: Lab, disk: Disk) -> None:
+    """Six times the same layer, of a source on that disk, takes less than one."""
+    state = {
+        each: torch.rand(512, 512) if "down_proj" in each else tensor for each, tensor in model(1, depth=1).items()
+    }
+    two.sources["large"] = str(write_model(disk.folder / "large.safetensors", state))
+    free, output = room(disk), disk.folder / "t.safetensors"
+    slices = ", ".join(['{ layers = "L00" }'] * 6)
+    two.write(f'[targets.t]\noutput = "{output}"\nmethod = "copy"\na = "large"\nslices = [{slices}]\n')
+    two.project.trust()
+    assert only(two.build()).tensors_computed == 0
+    assert output.stat().st_size > 6 << 20
+    assert not disk.shares or free - room(disk) < 1 << 20
+    found = two.read(str(output))
+    assert all(torch.equal(found[f"model.layers.{at}.{LAYER[2]}"], layer(state, 0)[LAYER[2]]) for at in range(6))
+
+
+def room(disk: Disk) -> int:
+    """Return the bytes that are free on a disk, after all is written."""
+    os.sync()
+    found = os.statvfs(disk.folder)
+    return found.f_bfree * found.f_frsize
 
 
 def test_a_border_that_moves_computes_nothing_that_is_there(two: Lab) -> None:
