@@ -157,15 +157,19 @@ def _keep_apart(draft: Draft) -> None:
     for path, sources in by_path.items():
         for source in [each for each in sources if any(_are_two(each, other) for other in sources)]:
             named = _plain(source)
-            if "/" not in named or not f"/{_stem(path)}".endswith(f"/{named}"):
+            is_own = named == _stem(path) if source.model.is_folder and not source.model.url else "/" in named
+            if not is_own or not f"/{_stem(path)}".endswith(f"/{named}"):
                 _to_fill_in(draft, source, {other.path for other in draft.sources.values()})
 
 
 def _are_two(one: DraftSource, other: DraftSource) -> bool:
-    """Whether a recipe names two models: by different hashes, or by paths of which neither is the end of the other."""
+    """Whether a recipe names two models: by hashes, places, or paths of which neither is the end of the other."""
     shared = [kind for kind in one.pins if kind in other.pins]
     if shared:
         return any(one.pins[kind] != other.pins[kind] for kind in shared)
+    urls = [each.model.url for each in (one, other)]
+    if (None in urls and any(urls)) or (None not in urls and one.model.comment != other.model.comment):
+        return True  # a folder and a repository, or two revisions
     first, second = _plain(one), _plain(other)
     return bool(first and second) and not (f"/{first}".endswith(f"/{second}") or f"/{second}".endswith(f"/{first}"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -124,3 +125,19 @@ def test_a_path_beside_one_recipe_is_not_that_beside_another(space: Space) -> No
     for name, tensors in models.items():
         found = read_model(space / "out" / name / "model.safetensors")
         assert all(torch.equal(found[key], each) for key, each in tensors.items())
+
+
+def test_two_revisions_of_a_repository_are_no_one_folder(space: Space) -> None:
+    models = "".join(f"  - {{model: org/m@{each}, parameters: {{weight: 1}}}}\n" for each in ("v1", "v2"))
+    space.write(f"merge_method: linear\nmodels:\n{models}", "recipe.yml")
+    folder(space / "m", 1)
+    found = tomllib.loads(space.run("import", "recipe.yml").out)["sources"].values()
+    assert [each["path"] for each in found] == ["org/m/", "m-2/"]
+
+
+def test_a_folder_is_not_the_repository_of_its_name(space: Space) -> None:
+    models = "".join(f"  - {{model: {each}, parameters: {{weight: 1}}}}\n" for each in ("org/m", "./m"))
+    space.write(f"merge_method: linear\nmodels:\n{models}", "recipe.yml")
+    folder(space / "m", 1)
+    found = tomllib.loads(space.run("import", "recipe.yml").out)["sources"].values()
+    assert [each if isinstance(each, str) else each["path"] for each in found] == ["org/m/", "m/"]
