@@ -5,6 +5,7 @@ Recipe files come from strangers: nothing is trusted but the limits here.
 
 from __future__ import annotations
 
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,9 +29,9 @@ class RecipeFile:
 
     @cached_property
     def text(self) -> str:
-        """The file as text; "" where it is none."""
+        """The file as text, in UTF-8, or in UTF-16 as PowerShell writes it; "" where it is none."""
         try:
-            return self.data.decode("utf-8-sig")
+            return self.data.decode("utf-16" if self.data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
         except UnicodeDecodeError:
             return ""
 

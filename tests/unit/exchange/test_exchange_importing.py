@@ -52,6 +52,12 @@ def test_a_kind_is_told_by_the_content(tmp_path: Path) -> None:
     assert "[targets.y-copy]" in text
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_text_may_have_a_mark_of_its_encoding(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "r.txt").write_text("toy x", encoding=encoding)
+    assert "[targets.x-copy]" in import_recipes([tmp_path / "r.txt"], tmp_path).text
+
+
 def test_of_a_folder_all_recipes_are_read_and_of_a_merge_of_mergekit_its_own(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("toy a")
     (tmp_path / "readme.txt").write_text("nothing")
