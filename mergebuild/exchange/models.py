@@ -62,6 +62,9 @@ class ModelFolders:
             elif _is_of_another_machine(source.path):
                 source.comments.append(source.path)
                 source.path = re.split(r"/", source.path.rstrip("/"))[-1] + "/" * source.model.is_folder
+            if not found and _lacks_end(source):
+                source.comments.append(f"the recipe names {source.model.text or source.path}")
+                source.path += ".safetensors"
         _keep_apart(draft)
 
     def find(self, source: DraftSource) -> Path | None:
@@ -77,9 +80,9 @@ class ModelFolders:
 
     def _found(self, source: DraftSource) -> list[Path]:
         """Return the files or folders that a source may be; several where a name fits several."""
-        exact = self._at_path(source)
-        if exact is not None and self._meets(exact, source):
-            return [exact]
+        exact = [path for path in self._at_path(source) if self._meets(path, source)]
+        if exact:
+            return exact
         known = self._folders if source.model.is_folder else self._files
         if source.model.text:
             wanted = source.model.text.replace("\\", "/") if source.model.url else source.path
@@ -89,14 +92,19 @@ class ModelFolders:
                     return found
         return self._by_hash(source) if source.pins else []
 
-    def _at_path(self, source: DraftSource) -> Path | None:
+    def _at_path(self, source: DraftSource) -> list[Path]:
+        """Return what is at the path of a recipe; where it has no end, the files of that name with one."""
         if not source.model.text:
-            return None
+            return []
         given = source.model.text.replace("\\", "/").rstrip("/")
         texts = [*([] if given.rpartition("/")[2] in ("", ".", "..") else [given]), source.path]
         folders = [self.root, *([source.beside] if source.beside else []), *self.beside]
         places = (folder / text for folder in folders for text in texts)
-        return next((path for path in places if os.path.lexists(path)), None)
+        exact = next((path for path in places if os.path.lexists(path)), None)
+        if exact is not None or not _lacks_end(source):
+            return [exact] if exact is not None else []
+        ended = [[folder / f"{source.path}{end}" for end in READ_SUFFIXES] for folder in folders]
+        return next((there for each in ended if (there := [path for path in each if path.is_file()])), [])
 
     def _by_hash(self, source: DraftSource) -> list[Path]:
         files = self._files
@@ -230,6 +238,11 @@ def _is_like(path: Path, text: str) -> bool:
     """Whether a file's name and a recipe's have one in the other, whatever the signs between words."""
     mine, wanted = (re.sub(r"[\W_]+", "", _stem(Path(each).name)).lower() for each in (path.name, text))
     return bool(wanted) and (wanted in mine or mine in wanted)
+
+
+def _lacks_end(source: DraftSource) -> bool:
+    """Whether a source is a file whose name has none of the ends that models have."""
+    return not source.model.is_folder and not source.path.lower().endswith(READ_SUFFIXES)
 
 
 def _is_of_another_machine(path: str) -> bool:

@@ -44,6 +44,16 @@ def test_a_model_is_found_by_path_then_name_then_stem(models: Path, named: str, 
     assert looked_up(models.parent, ModelName(named))[0] == path
 
 
+def test_a_name_without_an_end_is_a_file_beside_the_mergefile_or_gets_one_to_fill_in(models: Path) -> None:
+    (models.parent / "near.ckpt").write_text("N")
+    assert looked_up(models.parent, ModelName("near")) == ("near.ckpt", ["the recipe names near"])
+    assert looked_up(models.parent, ModelName("far v1.5")) == ("far v1.5.safetensors", ["the recipe names far v1.5"])
+    (models.parent / "near.safetensors").write_text("N")
+    path, comments = looked_up(models.parent, ModelName("near"))
+    assert path == "near"
+    assert comments[0].startswith("several fit: ")
+
+
 def test_of_several_that_fit_none_is_taken(models: Path) -> None:
     path, comments = looked_up(models.parent, ModelName("photoA.safetensors"))
     assert path == "photoA.safetensors"
@@ -126,7 +136,7 @@ def test_two_repositories_of_one_name_never_have_one_path(
     [
         (("C:\\x\\mix.safetensors", "D:\\y\\mix.safetensors"), ["x/mix.safetensors", "y/mix.safetensors"]),
         (("/mix.ckpt", "/y/mix.ckpt"), ["mix.ckpt", "mix.ckpt"]),
-        (("a/mix", "mix"), ["a/mix", "mix"]),
+        (("a/mix", "mix"), ["a/mix.safetensors", "mix.safetensors"]),
         (("C:/mix.safetensors", "D:/mix.safetensors"), ["C_/mix.safetensors", "D_/mix.safetensors"]),
     ],
 )
