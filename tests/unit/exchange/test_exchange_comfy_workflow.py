@@ -265,6 +265,42 @@ def test_separate_text_encoders_are_told_by_their_names(tmp_path: Path) -> None:
     assert tomli.loads(made.text)["targets"]["mix"]["components"] == wanted
 
 
+def test_the_difference_of_two_models_is_saved_as_a_lora(tmp_path: Path) -> None:
+    difference = api("ModelMergeSubtract", model1=["1", 0], model2=["2", 0], multiplier=1.0)
+    save = api("LoraSave", model_diff=["3", 0], rank=16, lora_type="standard", bias_diff=False, filename_prefix="l/x")
+    assert mix(tmp_path, GRAPH | {"3": difference, "4": save}) == {
+        "x": {
+            "method": "extract_lora",
+            "base": "b",
+            "a": "a",
+            "rank": 16,
+            "conv_rank": 16,
+            "clamp_quantile": 0.99,
+            "output": "l/x_00001_.safetensors",
+        }
+    }
+
+
+def test_a_lora_of_anything_else_is_told(tmp_path: Path) -> None:
+    save = api("LoraSave", model_diff=["3", 0], rank=16, lora_type="standard", bias_diff=False, filename_prefix="x")
+    with pytest.raises(RecipeError, match="it saves no low rank of a difference of two models"):
+        imported(tmp_path, with_node("4", save))
+
+
+def test_a_vae_alone_is_a_copy_of_it(tmp_path: Path) -> None:
+    save = api("VAESave", vae=["1", 2], filename_prefix="v")
+    found = mix(tmp_path, {"1": api("CheckpointLoaderSimple", ckpt_name="a.safetensors"), "4": save})
+    assert found == {
+        "v": {
+            "method": "copy",
+            "a": "a",
+            "drop": ["unet", "text_encoder"],
+            "output": "v_00001_.safetensors",
+            "dtype": "float16",
+        }
+    }
+
+
 def test_rounding_before_a_merge_and_marks_are_told(tmp_path: Path) -> None:
     loader = api("UNETLoader", unet_name="a.safetensors", weight_dtype="fp8_e4m3fn")
     sampling = api("ModelSamplingDiscrete", model=["2", 0], sampling="v_prediction", zsnr=True)
