@@ -135,18 +135,20 @@ def read_tokenizer_json(raw: bytes) -> TokenizerJson:
     if not isinstance(model, dict):
         message = "has no `model`"
         raise TokenizerJsonError(message)
-    added = {each.content: (number, each) for number, each in _added_in(document.get("added_tokens"))}
-    ids = _numbered([*_tokens_of(model), *((token, number) for token, (number, _) in added.items())])
+    entries = list(_added_in(document.get("added_tokens")))
+    ids = _numbered([*_tokens_of(model), *((each.content, number) for number, each in entries)])
     if not ids:
         message = "has no tokens"
         raise TokenizerJsonError(message)
-    return TokenizerJson(document, ids, {token: added[token][1] for token in ids if token in added})
+    added = {each.content: each for _, each in entries}
+    return TokenizerJson(document, ids, {token: added[token] for token in ids if token in added})
 
 
 def _document(raw: bytes) -> JsonObject:
     try:
         found = json.loads(raw.decode(), object_pairs_hook=_object)
-        json.dumps(found, ensure_ascii=False).encode()
+        if b"\\ud" in raw.lower():  # half of a character, perhaps, which no UTF-8 can have
+            json.dumps(found, ensure_ascii=False).encode()
     except TokenizerJsonError:
         raise
     except RecursionError:

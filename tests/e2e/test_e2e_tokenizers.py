@@ -368,6 +368,10 @@ def test_a_template_alone(three: Space) -> None:
             "has an added token `b` with a flag that is neither true nor false",
         ),
         ('{"model": {"vocab": {"\\ud800": 0}}}', "is not valid JSON"),
+        (
+            '{"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 1, "content": "b"}, {"id": 2, "content": "b"}]}',
+            "gives the token `b` two numbers, 1 and 2",
+        ),
     ],
 )
 def test_a_tokenizer_that_is_none_is_refused(three: Space, text: str, told: str) -> None:
