@@ -61,7 +61,7 @@ def test_all_that_can_not_be_said_is_told_with_its_place_and_nothing_is_written(
     chain.edit("alpha = 0.30\n", 'alpha = { attn = 0.3 }\noutput = "out/step.safetensors"\nmerge = ["attn"]\n')
     refused = chain.refused("export", "last", "--as", "merge-board", "-o", "recipe.txt", code=11)
     assert [(each["message"], each["where"]) for each in refused.json["errors"]] == [
-        ("target `step` has `merge`, which Merge Board can't say", "mergefile.toml:10:1"),
+        ("target `step` has `merge`, for which export to Merge Board has no word", "mergefile.toml:10:1"),
         ("`step` is a file, whose rounded values `last` reads", "mergefile.toml:9:1"),
         ("`alpha` of target `step` is a table, and Merge Board has one number for all tensors", "mergefile.toml:8:1"),
     ]

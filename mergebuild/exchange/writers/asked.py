@@ -75,13 +75,19 @@ class Asked:
             if name in but:
                 continue
             self.refuse(
-                f"target `{target.name}` has `{name}`, which {self.format} can't say", target.where, name, key=True
+                f"target `{target.name}` has `{name}`, for which export to {self.format} has no word",
+                target.where,
+                name,
+                key=True,
             )
         for each in target.inputs:
             if _is_more_than_a_name(each):
                 self.refuse(f"`{each.role}` of target `{target.name}` is more than a model's name", each.where)
         if target.output is None and target.dtype is not None:
-            self.refuse(f"`{target.name}` is rounded before it is used, which {self.format} can't say", target.where)
+            self.refuse(
+                f"`{target.name}` is rounded before it is used, for which export to {self.format} has no word",
+                target.where,
+            )
         if target is not self.target and target.output is not None:
             message = f"`{target.name}` is a file, whose rounded values `{self.target.name}` reads"
             mend = "steps of a recipe are read back as exact values: leave its `output` out, then it is one"

@@ -132,7 +132,7 @@ class _Filters:
             yield from self._of_gradient(rule, rule.value)
         else:
             kind = type(rule.value).__name__.lower()
-            self._refuse(f"has `{rule.key}`, a {kind}, which it can't say", rule)
+            self._refuse(f"has `{rule.key}`, a {kind}, for which {self._asked.format} has no word", rule)
 
     def _of_gradient(self, rule: Rule, gradient: Gradient) -> Iterator[_Filter]:
         selected = self._selected(rule)

@@ -118,9 +118,10 @@ def test_it_computes_in_float32_and_rounds_once(root: Path, dtype: str, lines: s
         ('method = "linear"\nmodels = ["base", "chat"]\nweight = { mlp = 1 }',
          ["`weight` of target `t` leaves out tensors, and mergekit merges all"]),
         ('method = "copy"\na = "base"\ndrop = ["mlp"]\nmerge = ["attn"]',
-         ["target `t` has `merge`, which mergekit can't say", "target `t` has `drop`, which mergekit can't say"]),
+         ["target `t` has `merge`, for which export to mergekit has no word",
+          "target `t` has `drop`, for which export to mergekit has no word"]),
         ('method = "copy"\na = { model = "base", dtype = "float16" }',
-         ["`base as float16` is rounded before it is used, which mergekit can't say"]),
+         ["`base as float16` is rounded before it is used, for which export to mergekit has no word"]),
     ],
 )  # fmt: skip
 def test_what_it_has_no_words_for(root: Path, lines: str, messages: list[str]) -> None:
