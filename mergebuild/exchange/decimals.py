@@ -13,15 +13,22 @@ __all__ = ["complement", "meant", "number_of"]
 
 _NEAR: Final = Decimal("1e-15")
 """The relative distance of a binary fraction from the decimal that it stands for."""
+_PRINTED: Final = 17
+"""Digits that tell all binary numbers of 64 bits apart."""
 _EXACT: Final = Context(prec=120)
 _BOUND: Final = 40
 """Powers of ten beyond which no number of a recipe is."""
 
 
 def meant(number: Decimal) -> Decimal:
-    """Return the shortest decimal within 1e-15 of a number, relatively; the number itself if there is none shorter."""
+    """Return the shortest decimal within 1e-15 of a number, relatively; the number itself if there is none shorter.
+
+    One of more digits than binary numbers are printed with was written by hand, and stays as it is.
+    """
     if not number:
         return Decimal(0)
+    if len(number.as_tuple().digits) > _PRINTED:
+        return number
     for digits in range(1, 18):
         short = Context(prec=digits).plus(number)
         if abs(_EXACT.subtract(short, number)) <= _EXACT.multiply(_NEAR, abs(number)):

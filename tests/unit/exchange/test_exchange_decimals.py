@@ -23,6 +23,7 @@ from mergebuild.exchange.decimals import complement, meant, number_of
         (3, "3"),
         (Decimal("0.30"), "0.3"),
         (1e-20, "1E-20"),
+        (Decimal("0.123456789012345678901"), "0.123456789012345678901"),
     ],
 )
 def test_a_number_is_the_shortest_decimal_near_it(found: object, said: str) -> None:
@@ -36,12 +37,12 @@ def test_what_is_no_number_of_a_recipe_is_none(found: object) -> None:
 
 @given(st.decimals(min_value=-10, max_value=10, places=6))
 def test_a_decimal_of_few_digits_comes_back_from_binary(number: Decimal) -> None:
-    assert meant(Decimal(float(number))) == number
+    assert number_of(float(number)) == number
 
 
 @given(st.floats(min_value=-1e6, max_value=1e6).filter(lambda number: number == 0 or abs(number) > 1e-30))
 def test_what_is_meant_is_near(number: float) -> None:
-    exact = Decimal(number)
+    exact = Decimal(repr(number))
     assert abs(meant(exact) - exact) <= abs(exact) * Decimal("1.01e-15")
 
 
