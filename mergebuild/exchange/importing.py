@@ -132,11 +132,15 @@ def _check(text: str, root: Path, files: Sequence[RecipeFile]) -> None:
     """Load what is to be written.
 
     Raises:
+        RecipeError: it is more than a mergefile may have.
         InternalError: it is no valid mergefile, a bug of a reader.
     """
     try:
         recipe_of(tomli.loads(text, parse_float=Decimal), Path(os.path.abspath(root)))  # noqa: PTH100
     except (MergeBuildError, tomli.TOMLDecodeError) as error:
+        if isinstance(error, MergeBuildError) and all(each.code == "too-much-text" for each in error.problems):
+            message = f"what it says is more than a mergefile may have: {error.problems[0].message}"
+            raise RecipeError.one("bad-recipe", message, help="no merge that people make is as long") from error
         kinds = sorted({str(getattr(reader_of(file), "__name__", "")).rpartition(".")[2] for file in files})
         message = f"what the reader of {', '.join(kinds)} made is no valid mergefile: {error}"
         raise InternalError.one("bad-import", message, help="please report it, with the recipe") from error

@@ -19,6 +19,9 @@ __all__ = ["YamlMap", "YamlValue", "documents"]
 
 _MOST_VALUES: Final = 200_000
 """Values of a text, those that aliases stand for counted each time."""
+_MOST_ITEMS: Final = 2_000
+"""Items of a list, and keys of a mapping: of models, slices or filters nobody has as many."""
+_MOST_DOCUMENTS: Final = 500
 _DEEPEST: Final = 50
 _CORE: Final = "tag:yaml.org,2002:"
 _PLAIN: Final = frozenset({"null", "bool", "int", "float", "str", "timestamp", "value", "merge"})
@@ -73,9 +76,13 @@ class _Documents:
         """Yield the documents."""
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         done: list[YamlValue] = [None]
+        begun = 0
         for event in yaml.parse(text, Loader=loader):
             match event:
                 case yaml.DocumentStartEvent():
+                    begun += 1
+                    if begun > _MOST_DOCUMENTS:
+                        raise self._refused(event, f"it has more than {_MOST_DOCUMENTS} documents")
                     done, self._anchors = [None], {}
                 case yaml.DocumentEndEvent():
                     yield done[0]
@@ -88,6 +95,8 @@ class _Documents:
                 self._begin(event)
             case yaml.CollectionEndEvent():
                 closed = self._stack.pop()
+                if len(closed.value) > _MOST_ITEMS:
+                    raise self._refused(event, f"a list or mapping of it has more than {_MOST_ITEMS:,} items")
                 self._add(closed.value, closed.anchor, self._values - closed.began, done)
             case yaml.AliasEvent():
                 self._alias(event, done)

@@ -16,7 +16,10 @@ from mergebuild.exchange.recipe_file import RecipeFile
 
 
 class Toy(ModuleType):
-    """Recipes of one line: `toy NAME`, or in metadata the key `toy`. `toy !` is broken, `toy ?` makes nonsense."""
+    """Recipes of one line: `toy NAME`, or in metadata the key `toy`.
+
+    `toy !` is broken, `toy ?` makes nonsense, `toy long` too much.
+    """
 
     def recognizes(self, file: RecipeFile) -> bool:
         return file.text.startswith("toy ") or "toy" in file.metadata
@@ -28,6 +31,8 @@ class Toy(ModuleType):
         source = draft.source(ModelName(f"{stem}.safetensors"))
         method = "nonsense" if name == "?" else "scale"
         keys = {"method": method, "a": source, "alpha": Decimal("0.30"), "output": output}
+        if name == "long":
+            keys = {"method": "linear", "models": [source] * 10_001, "weight": 1}
         draft.target(f"{name}-copy", keys)  # type: ignore[arg-type]
         if name == "!":
             raise RecipeError.one("bad-recipe", "it is broken")
@@ -86,6 +91,12 @@ def test_the_only_recipe_that_is_broken_is_an_error_one_of_several_is_told_of(tm
 def test_what_does_not_load_is_a_bug_of_ours_and_names_the_reader(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("toy ?")
     with pytest.raises(InternalError, match="reader of toy"):
+        import_recipes([tmp_path / "a.txt"], tmp_path)
+
+
+def test_what_is_more_than_a_mergefile_may_have_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("toy long")
+    with pytest.raises(RecipeError, match=r"more than a mergefile may have: .*10,001 items"):
         import_recipes([tmp_path / "a.txt"], tmp_path)
 
 
