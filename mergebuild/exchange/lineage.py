@@ -73,6 +73,12 @@ class MergeLineage:
     _names: dict[str, str] = field(default_factory=dict, init=False)
     """By hash, the source or target in the draft."""
 
+    @property
+    def knows_its_models(self) -> bool:
+        """Whether something is said of each model that the last merge names."""
+        maker = _maker_of(self.recipe)
+        return maker is not None and all(self._hash_of(each) in self.models for each in maker.models_of(self.recipe))
+
     def write(self, draft: Draft, *, name: str, output: str) -> str:
         """Add all merges to a draft, and return the name of the last target.
 

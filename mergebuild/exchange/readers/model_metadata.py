@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mergebuild.errors import RecipeError
 from mergebuild.exchange.draft import Draft
 from mergebuild.exchange.json_texts import words_of
 from mergebuild.exchange.lineage import has_recipe, lineage_of
@@ -15,8 +16,16 @@ _OTHERS = ("mecha_recipe", "prompt")
 
 
 def recognizes(file: RecipeFile) -> bool:
-    """Whether its metadata have `sd_merge_recipe`."""
-    return has_recipe(file.metadata)
+    """Whether its metadata have `sd_merge_recipe`, and no newer recipe of another tool.
+
+    Mergers copy each other's keys. Theirs is the newest where `sd_merge_models` has the models that it names.
+    """
+    if not has_recipe(file.metadata):
+        return False
+    try:
+        return not any(key in file.metadata for key in _OTHERS) or lineage_of(file).knows_its_models
+    except RecipeError:
+        return False
 
 
 def read(file: RecipeFile, draft: Draft) -> None:

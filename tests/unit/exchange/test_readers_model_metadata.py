@@ -188,8 +188,15 @@ def test_a_circle_is_an_error() -> None:
 
 
 def test_a_recipe_of_another_tool_beside_it_is_told() -> None:
-    _, draft = drafted(webui(A, B), None, mecha_recipe="version 0.1.0")
+    models = {A: entry("a"), B: entry("b")}
+    _, draft = drafted(webui(A, B), models, mecha_recipe="version 0.1.0")
     assert told(draft) == ["`mecha_recipe` is there too, and was taken for that of a model before this merge"]
+
+
+def test_a_recipe_that_was_copied_from_an_older_model_gives_way() -> None:
+    texts = {"sd_merge_recipe": json.dumps(webui(A, B)), "sd_merge_models": json.dumps({A: entry("a")})}
+    assert model_metadata.recognizes(RecipeFile(Path("x"), b"", texts))
+    assert not model_metadata.recognizes(RecipeFile(Path("x"), b"", texts | {"prompt": "{}"}))
 
 
 def test_a_hostile_lineage_ends_soon() -> None:
