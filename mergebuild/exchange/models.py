@@ -86,7 +86,7 @@ class ModelFolders:
         known = self._folders if source.model.is_folder else self._files
         if source.model.text:
             wanted = source.model.text.replace("\\", "/") if source.model.url else source.path
-            for fits in (_same_path, _same_name, _same_stem):
+            for fits in (_same_path, _same_path_but_its_end, _same_name, _same_stem):
                 found = [path for path in known if fits(path, wanted) and self._meets(path, source)]
                 if found:
                     return found
@@ -219,6 +219,11 @@ def _same_path(path: Path, wanted: str) -> bool:
     return f"/{whole}".endswith(f"/{wanted.strip('/')}") or (
         cached is not None and cached[1].replace("--", "/") == wanted.strip("/")
     )
+
+
+def _same_path_but_its_end(path: Path, wanted: str) -> bool:
+    """Whether a path ends in the path of a recipe that names a folder, and a file without or with another suffix."""
+    return "/" in wanted.strip("/") and f"/{_stem(path.as_posix())}".endswith(f"/{_stem(wanted.strip('/'))}")
 
 
 def _same_name(path: Path, wanted: str) -> bool:

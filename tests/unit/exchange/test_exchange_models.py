@@ -34,6 +34,8 @@ def sha256(text: str) -> str:
     [
         ("xl/photoA.safetensors", "models/xl/photoA.safetensors"),
         ("xl\\photoA.safetensors", "models/xl/photoA.safetensors"),
+        ("xl/photoA", "models/xl/photoA.safetensors"),
+        ("sd\\photoA.ckpt", "models/sd/photoA.safetensors"),
         ("animeB.ckpt", "models/animeB.ckpt"),
         ("animeB", "models/animeB.ckpt"),
         ("animeB.safetensors", "models/animeB.ckpt"),
