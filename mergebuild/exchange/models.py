@@ -104,7 +104,8 @@ class ModelFolders:
         if exact is not None or not _lacks_end(source):
             return [exact] if exact is not None else []
         ended = [[folder / f"{source.path}{end}" for end in READ_SUFFIXES] for folder in folders]
-        return next((there for each in ended if (there := [path for path in each if path.is_file()])), [])
+        found = ([path for path in each if os.path.isfile(path)] for each in ended)  # noqa: PTH113 -- it never fails
+        return next(filter(None, found), [])
 
     def _by_hash(self, source: DraftSource) -> list[Path]:
         files = self._files

@@ -48,9 +48,10 @@ def read_experts(reading: KitReading, document: YamlMap, name: str) -> None:
         return
     keys: dict[str, Value] = {"method": "moe", "base": base, "models": experts, "gate": gate}
     per_token = table.get("experts_per_token")
-    keys["experts_per_token"] = (
-        2 if per_token is None else reading.integer(per_token, "experts_per_token", len(experts))
-    )
+    count = 2 if per_token is None else reading.integer(per_token, "experts_per_token", len(experts))
+    if not count:
+        raise reading.wrong("experts_per_token", "is 0: a token goes to one expert at least")
+    keys["experts_per_token"] = count
     if gate == "random":
         keys["seed"] = 0
         reading.say("gate_mode", "mergekit draws gates without a seed: seed 0 is ours, and the result another")
