@@ -141,13 +141,16 @@ class _Tying:
         self._tied[name] = of
 
     def _tie_by_place(self) -> None:
-        """Join all other names that have the same place."""
+        """Join all other names that have the same place: with one that names are tied to, or with the first."""
         first: dict[tuple[str, tuple[int, ...]], str] = {}
-        for name, renamed in list(self._made.items()):
+        owners = set(self._tied.values())
+        for name in sorted(self._made, key=lambda name: name not in owners):
+            renamed = self._made[name]
             if place := self._place(renamed):
                 known = first.setdefault((place, renamed.shape), name)
                 if known != name:
                     self._join(name, known)
+        self._tied = {name: self._tied.get(of, of) for name, of in self._tied.items()}
 
 
 def _ending_in(names: Iterable[str]) -> Mapping[str, Sequence[str]]:

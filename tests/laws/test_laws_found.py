@@ -166,3 +166,11 @@ def test_a_number_that_a_rule_covers_may_have_no_value() -> None:
     rule = Rule(("re:norm",), "linear", (("weight", Decimal("0.3")),))
     target = Target("t0", "linear", (("models", ("s0", "s1")),), weights, "out/t0.safetensors", (rule,))
     LAWS["threads_and_chunks_do_not_matter"](World(LLAMA, (target,)), 1, 64)
+
+
+def test_a_name_of_the_same_storage_before_a_tie_ends_in_no_traceback() -> None:
+    """The embedding of T5 was tied to a name that nobody knows, and its head to the embedding: a chain of ties."""
+    other = replace(Source("s1", "t5", 0), form="ckpt", traits=("copied", "tied"), nonsense=(0, 1, 2, 3, 4, 5, 6))
+    one = _file("t0", "weighted_sum", ("a", "s0"), ("b", "s1"), alpha="0.5")
+    two = _file("t1", "weighted_sum", ("a", "s1"), ("b", "s0"), alpha="0.5")
+    LAWS["nonsense_is_refused_or_named"](World((Source("s0", "t5", 0), other), (one, two)))

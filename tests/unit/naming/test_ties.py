@@ -151,3 +151,16 @@ def test_what_is_always_tied_does_not_ask_the_configuration() -> None:
     assert "lm_head.weight" in found.made
     found = canonical({**shapes, "cls.predictions.bias": (8,), "cls.predictions.decoder.bias": (8,)})
     assert found.tied["cls.predictions.decoder.bias"] == "cls.predictions.bias"
+
+
+def test_names_of_one_place_are_tied_to_the_one_that_others_are_tied_to() -> None:
+    """T5's head and embeddings are `shared`, also where an unknown name of the same storage comes before it."""
+    names = (
+        "unknown",
+        "shared.weight",
+        "encoder.embed_tokens.weight",
+        "decoder.block.0.layer.0.SelfAttention.v.weight",
+    )
+    found = canonical(dict.fromkeys(names, (8, 4)), None, dict.fromkeys(names[:3], "unknown"))
+    assert set(found.tied.values()) == {"shared.weight"} <= set(found.made)
+    assert {"unknown", "encoder.embed_tokens.weight"} <= set(found.tied)
