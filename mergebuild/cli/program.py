@@ -16,7 +16,7 @@ from mergebuild.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-__all__ = ["COMMANDS", "PROGRAM_NAME", "program"]
+__all__ = ["COMMANDS", "PROGRAM_NAME", "module_of", "program"]
 
 PROGRAM_NAME = "mergebuild"
 
@@ -39,8 +39,12 @@ COMMANDS = {
     "init": "Write a mergefile for the models of a folder.",
     "import": "Make a mergefile of recipes of other tools.",
 }
-"""Names with one-line summaries. Each is the function `command` in the module of that name in `mergebuild.cli`,
-which has a `_` behind it where Python has the name for itself."""
+"""Names with one-line summaries. Each is the function `command` in a module of its own: `module_of`."""
+
+
+def module_of(name: str) -> str:
+    """Return the module of a command: that of its name in `mergebuild.cli`, with a `_` behind a word of Python's."""
+    return f"mergebuild.cli.{name}_" if iskeyword(name) else f"mergebuild.cli.{name}"
 
 
 class LazyGroup(SectionedHelp, click.Group):
@@ -54,8 +58,7 @@ class LazyGroup(SectionedHelp, click.Group):
         """Import a command."""
         if cmd_name not in COMMANDS:
             return None
-        module = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
-        command = import_module(f"mergebuild.cli.{module}").command
+        command = import_module(module_of(cmd_name)).command
         assert isinstance(command, click.Command)
         return command
 

@@ -16,7 +16,7 @@ from program_under_test import Mergebuild
 
 import mergebuild as mergebuild_package
 from mergebuild import __version__, native
-from mergebuild.cli.program import COMMANDS
+from mergebuild.cli.program import COMMANDS, module_of
 
 pytestmark = pytest.mark.processes
 
@@ -47,7 +47,7 @@ def imported_by(*arguments: str, cwd: Path | None = None, **environment: str) ->
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_is_named_and_summarized_as_in_the_table(name: str) -> None:
-    command = import_module(f"mergebuild.cli.{name}").command
+    command = import_module(module_of(name)).command
     assert command.name == name
     assert command.help
     assert len(COMMANDS[name]) <= 60
@@ -58,7 +58,7 @@ def test_help_names_every_option(name: str, mergebuild: Mergebuild) -> None:
     found = mergebuild(name, "--help")
     assert found.code == 0
     shown = found.out
-    command = import_module(f"mergebuild.cli.{name}").command
+    command = import_module(module_of(name)).command
     for parameter in command.params:
         for option in parameter.opts:
             assert not option.startswith("-") or re.search(rf"(?<![-\w]){re.escape(option)}\b", shown)
@@ -67,7 +67,7 @@ def test_help_names_every_option(name: str, mergebuild: Mergebuild) -> None:
 def test_help_imports_no_command_and_nothing_heavy() -> None:
     modules = imported_by("--help")
     assert not modules & HEAVY
-    assert not {f"mergebuild.cli.{name}" for name in COMMANDS} & modules
+    assert not set(map(module_of, COMMANDS)) & modules
     assert "mergebuild.project.project" not in modules
 
 
@@ -80,7 +80,7 @@ def test_help_of_a_command_imports_nothing_heavy(name: str) -> None:
 def test_completion_of_commands_imports_no_command() -> None:
     modules = imported_by(COMP_WORDS="mergebuild ", COMP_CWORD="1", _MERGEBUILD_COMPLETE="bash_complete")
     assert not modules & HEAVY
-    assert not {f"mergebuild.cli.{name}" for name in COMMANDS} & modules
+    assert not set(map(module_of, COMMANDS)) & modules
 
 
 def test_version_is_the_packages(mergebuild: Mergebuild) -> None:
