@@ -150,10 +150,7 @@ class FittedChannels:
         return Slot(self._sources.renamed(slot.owner, f"{what}, {slot.tensor(name)}", made))
 
     def _sum(self, terms: Iterable[tuple[Fraction, Slot]]) -> Form:
-        found: dict[Slot, Fraction] = {}
-        for share, slot in terms:
-            found[slot] = found.get(slot, Fraction(0)) + share
-        return self._intern(found)
+        return self._intern.summed((slot, share) for share, slot in terms)
 
 
 def _with_forms(view: View, first: View, forms: Mapping[str, Form]) -> View:

@@ -123,11 +123,10 @@ class ExpertStacks:
 
     def _renamed(self, form: Form, names: Mapping[str, str]) -> Form:
         """Return a form for tensors with other names. `names`: by these, the view's."""
-        terms = {
-            Slot(slot.owner, table({name: slot.tensor(own) for name, own in names.items()})): share
+        return self._intern.summed(
+            (Slot(slot.owner, table({name: slot.tensor(own) for name, own in names.items()})), share)
             for slot, share in form.terms
-        }
-        return self._intern(terms)
+        )
 
     # Routers
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -38,6 +38,13 @@ class Interner:
                 terms[slot] = share if known is None else known + share
         return self(terms)
 
+    def summed(self, terms: Iterable[tuple[Slot, Fraction]]) -> Form:
+        """Return the sum of terms, of which several may be of one slot: layers of a model may share their norm."""
+        found: dict[Slot, Fraction] = {}
+        for slot, share in terms:
+            found[slot] = found.get(slot, Fraction(0)) + share
+        return self(found)
+
     def under(self, form: Form, tensor: str) -> Form:
         """Return a form whose slots read what it reads for `tensor`, whatever the reader's own name is."""
-        return self({Slot(slot.owner, own(slot.tensor(tensor))): share for slot, share in form.terms})
+        return self.summed((Slot(slot.owner, own(slot.tensor(tensor))), share) for slot, share in form.terms)

@@ -109,7 +109,7 @@ class Stacks:
         return replace(
             view,
             specs=specs,
-            palette=tuple(self._intern(dict(_renamed_terms(form, names))) for form in view.palette),
+            palette=tuple(self._intern.summed(_renamed_terms(form, names)) for form in view.palette),
             kinds=view.kinds and Kinds({name: view.kinds.of[own] for name, own in names.items()}, specs),
             spelling=_renumbered(each.target, view, names),
             tied=tied,

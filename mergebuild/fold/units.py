@@ -180,8 +180,8 @@ class Units:
                 continue
             owners = {slot: self._owner(slot.owner, unit.read_by(slot)) for slot, _ in known[0].terms}
             if known[0].operation is None and all(owners.values()):
-                terms = {Slot(owners[slot], own(unit.name)): share for slot, share in known[0].terms}
-                found[unit.name] = self._intern(terms)
+                terms = ((Slot(owners[slot], own(unit.name)), share) for slot, share in known[0].terms)
+                found[unit.name] = self._intern.summed(terms)
         return found
 
     def _owner(self, ref: str, unit: Unit) -> str:

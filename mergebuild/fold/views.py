@@ -57,8 +57,8 @@ class Views:
         """By the id of specs, which are kept alive: the family in the rules."""
         self._beside: dict[tuple[int, ...], tuple[View, View, View]] = {}
         """By the ids of what decides it, which are kept alive: an input under the names of another."""
-        self._untied: dict[tuple[int, int, str], tuple[View, Mapping[str, Spec], Kinds | None]] = {}
-        """By the ids of a view's specs and kinds, which the view keeps alive."""
+        self._untied: dict[tuple[int, int, str, int], tuple[View, Mapping[str, Spec], Kinds | None]] = {}
+        """By the ids of a view's specs and kinds, which the view keeps alive, the name, and its kind."""
 
     def view(self, each: Input, target: Target) -> View:
         """Return the view of an input of a target."""
@@ -87,13 +87,19 @@ class Views:
         other = view.tied.get(name)
         if other is None or name in view.specs or other not in view.specs:
             return view
-        key = (id(view.specs), id(view.kinds), name)
+        palette, kind = view.palette, view.kind(other)
+        if any(slot.tensor(name) != slot.tensor(other) for slot, _ in palette[kind].terms):
+            # some of what is folded into the input has a tensor of this name, or layers under other names
+            palette, kind = (*palette, self._intern.under(palette[kind], other)), len(palette)
+        key = (id(view.specs), id(view.kinds), name, kind)
         found = self._untied.get(key)
         if found is None:
             specs: Mapping[str, Spec] = {**view.specs, name: view.specs[other]}
-            kinds = view.kinds and Kinds({**view.kinds.of, name: view.kinds.of[other]}, specs)
+            kinds = view.kinds
+            if kinds or kind:
+                kinds = Kinds({**{each: view.kind(each) for each in view.specs}, name: kind}, specs)
             found = self._untied[key] = (view, specs, kinds)
-        return replace(view, specs=found[1], kinds=found[2])
+        return replace(view, palette=palette, specs=found[1], kinds=found[2])
 
     def _input_specs(self, ref: str, ema: str) -> tuple[Mapping[str, Spec], int]:
         """Return the tensors that an input offers, and how many EMA copies are left out."""
@@ -262,7 +268,7 @@ class Views:
         taken = frozenset(names.values())
         names |= {name: name for name in view.specs if name not in taken}
         back = {own: name for name, own in names.items()}
-        palette = tuple(self._intern(dict(_renamed_terms(form, names))) for form in view.palette)
+        palette = tuple(self._intern.summed(_renamed_terms(form, names)) for form in view.palette)
         specs = {name: view.specs[own] for name, own in names.items()}
         kinds = view.kinds and Kinds({name: view.kinds.of[own] for name, own in names.items()}, specs)
         spelling = view.spelling.under(names, {name: spec.shape for name, spec in view.specs.items()})

@@ -215,6 +215,21 @@ def test_a_head_that_takes_no_part_leaves_the_tie(lab: Lab) -> None:
     assert HEAD not in lab.read("out/m.safetensors")
 
 
+def test_a_tie_that_stays_is_the_head_of_what_is_folded_too(lab: Lab) -> None:
+    """As it is by way of the file: the embedding that was merged, not the head of a model that took no part in it."""
+    one, two, three = llama(1), llama(2, head=True), llama(3, head=True)
+    for name, state in {"a": one, "b": two, "c": three}.items():
+        folder(lab, name, state, tied=name == "a")
+    lab.write(
+        '[targets.v]\nmethod = "weighted_sum"\na = "a"\nb = "b"\nalpha = { embed = 0.5 }\n'
+        + MIX.format(name="m", a="v", b="c", method="weighted_sum", numbers="alpha = { default = 0, head = 1 }")
+        + MIX.format(name="n", a="c", b="v", method="weighted_sum", numbers="alpha = { default = 0, head = 1 }")
+    )
+    assert lab.build().ok
+    assert torch.equal(lab.read("out/m.safetensors")[HEAD], three[HEAD])
+    assert close(lab.read("out/n.safetensors")[HEAD], half(one, two)[EMBED])
+
+
 def test_a_first_input_without_a_head_gets_none_of_others(lab: Lab) -> None:
     """Whether these are tied or not: what it lacks is named, and nothing of it is asked for."""
     one, two, three = llama(1), llama(2), llama(3, head=True)

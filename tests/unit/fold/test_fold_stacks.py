@@ -301,6 +301,51 @@ def test_a_tied_model_with_an_untied_one(lab: Lab, first: str) -> None:
     assert torch.equal(found["model.embed_tokens.weight"], states[first]["model.embed_tokens.weight"])
 
 
+def test_a_tied_model_with_an_untied_one_is_merged_in_a_slice(lab: Lab) -> None:
+    """Its head is its embedding, also where the slice has layers under other numbers."""
+    one, other = model(1), model(2, tied=True)
+    lab.model("base", **one)
+    lab.model("chat", **other)
+    slices = '{ a = { model = "base", layers = "L01" }, b = { model = "chat", layers = "L03" } }'
+    found = made(lab, f'method = "weighted_sum"\nalpha = 0.5\nslices = [{slices}]')
+    assert torch.equal(found["lm_head.weight"], (one["lm_head.weight"] + other["model.embed_tokens.weight"]) / 2)
+
+
+def test_layers_of_one_model_have_shares_of_its_norm_and_head_each(lab: Lab) -> None:
+    """They are of several namings, which are one where there are no layers."""
+    first, one, other = model(1), model(2, tied=True), model(3, tied=True)
+    for name, state in {"base": first, "one": one, "other": other}.items():
+        lab.model(name, **state)
+    three = [{"model": name, "layers": f"L0{at}"} for name, at in (("one", 3), ("other", 0), ("one", 0))]
+    models = ", ".join(f'{{ model = "{each["model"]}", layers = "{each["layers"]}" }}' for each in three)
+    text = f"""
+        slices = [{{ a = "base", layers = "L00" }}, {{ method = "linear", models = [{models}],
+                    weight = [0.25, 0.25, 0.25], normalize = false }}]
+        method = "copy"
+    """
+    found = made(lab, text)
+    for own, name in (("embed_tokens", "lm_head"), ("norm", "model.norm")):
+        expected = one[f"model.{own}.weight"] * 0.5 + other[f"model.{own}.weight"] * 0.25
+        assert torch.equal(found[f"{name}.weight"], expected), name
+
+
+def test_what_is_beside_the_layers_of_a_stack_of_a_model_with_itself_is_whole(two: Lab) -> None:
+    base = model(1)
+    two.write("""
+        [targets.inner]
+        method = "linear"
+        weight = [0.25, 0.5]
+        normalize = false
+        slices = [{ models = [{ model = "base", layers = "L00" }, { model = "base", layers = "L01" }] }]
+        [targets.t]
+        method = "copy"
+        output = "out/t.safetensors"
+        slices = [{ a = "chat", layers = "L00" }, { a = "inner", layers = "none" }]
+    """)
+    assert two.build("t").ok
+    assert torch.equal(two.read("out/t.safetensors")["model.norm.weight"], base["model.norm.weight"] * 0.75)
+
+
 # Parts
 
 
