@@ -29,6 +29,7 @@ from mergebuild.plan.description import Description, FileContent, Goal, Ground
 from mergebuild.plan.donors import donor
 from mergebuild.plan.layer_origins import layer_origins
 from mergebuild.plan.origins import Origins
+from mergebuild.plan.step_notices import step_notices
 from mergebuild.plan.tensors import Tensors
 from mergebuild.plan.token_files import lines_of_tokens, token_files
 from mergebuild.recipe import Recipe
@@ -145,7 +146,7 @@ class Describer:
         blueprint = self._folding.blueprint(goal.target)
         ground = self._ground(goal.target)
         own = () if goal.is_extra else self._recipe.notices(goal.target)
-        notices = ground.notices + own
+        notices = (*ground.notices, *own, *step_notices(self._folding, blueprint))
         specs = blueprint.specs_in(goal.dtype or blueprint.target.dtype)
         if ground not in self._hashed and self._unhashed(ground):
             return self._foreseen(goal, blueprint, ground, specs, notices)
