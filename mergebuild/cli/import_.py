@@ -18,16 +18,17 @@ NOT_ALL = 11
 @subcommand("import")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=FileOrFolder())
 @click.option("-o", "--output", metavar="FILE", type=FileName(), help="Write the mergefile there, if no file is.")
-@click.option("--models", multiple=True, metavar="DIR", type=FolderName(), help="A folder to look for models in.")
-@click.option("--hash", "hash_all", is_flag=True, help="Look for models by the hashes of all files.")
+@click.option("--models", multiple=True, metavar="DIR", type=FolderName(), help="Look for models in DIR too.")
+@click.option("--hash", "hash_all", is_flag=True, help="Look for models by hash among all files.")
 def command(
     settings: Settings, files: tuple[str, ...], output: str | None, models: tuple[str, ...], hash_all: bool
 ) -> int:
     """Make a mergefile of recipes of other tools, and print it.
 
-    A FILE is a recipe of mergekit, sd-mecha, Merge Board or supermerger, a model file that carries how it was made, a
-    workflow of ComfyUI (JSON or PNG), or a folder of such files. Nothing is run, and nothing merged. What has no
-    counterpart is a comment in the mergefile and a line on stderr; then the exit code is 11.
+    A FILE is a recipe of mergekit, sd-mecha or Merge Board, a history of supermerger or MBW GUI, a workflow of ComfyUI
+    (JSON, or a picture), a text with command lines of kohya's, sd-meh's or Chattiori's scripts, a model file that
+    carries how it was made, or a folder of such files. Nothing is run, and nothing merged. What has no counterpart is a
+    comment in the mergefile and a line on stderr; then the exit code is 11.
     """
     from mergebuild.exchange.importing import import_recipes, write_new
 

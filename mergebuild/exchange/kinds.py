@@ -82,7 +82,7 @@ def files_at(path: Path) -> Iterator[RecipeFile]:
         return
     file = opened(path)
     if reader_of(file) is None:
-        raise _no_recipe(path, "no kind of recipe that is known")
+        raise _no_recipe(path, "it is of no kind of recipe that is known")
     yield file
 
 
@@ -157,5 +157,5 @@ def _too_long(path: Path) -> UsageError:
 
 def _no_recipe(path: Path, why: str) -> UsageError:
     shown = path.as_posix()
-    hint = "recipes are files of mergekit, sd-mecha, Merge Board, supermerger and ComfyUI, and models that carry one"
+    hint = "`mergebuild import --help` names the kinds; a list of block weights is no recipe, but a number: `mbw = […]`"
     return UsageError.one("no-recipe", f"`{shown}` is no recipe: {why}", where=Place(shown), help=hint)
