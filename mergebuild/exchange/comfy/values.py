@@ -232,7 +232,7 @@ class Values:
         dtype = node.inputs.get("weight_dtype", "default")
         if isinstance(dtype, str) and dtype != "default":
             self.losses.append(
-                (node, f"`weight_dtype` = {dtype[:40]}: there the file is rounded so before it is merged")
+                (node, f"`weight_dtype` = {dtype[:40]}: ComfyUI rounds the file to it before it is merged")
             )
 
     def _file(self, role: Role, files: tuple[ModelName, ...], *, is_whole: bool = False) -> Loaded:

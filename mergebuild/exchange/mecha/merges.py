@@ -147,7 +147,7 @@ class MechaMerging:
 
     def _seed(self, node: Instruction) -> Decimal:
         self.said.append(
-            f"the seed of {node.method} (line {node.line}) is invented: there it was another one each time"
+            f"the seed of {node.method} (line {node.line}) is invented: sd-mecha draws another one each time"
         )
         return Decimal(0)
 

@@ -257,7 +257,7 @@ def _tell(making: KitMerge, levels: Iterable[Level], known: Iterable[str]) -> No
     for level in levels:
         for key in level.values if level else ():
             if level and key == _MEMORY_ONLY:
-                making.reading.say(level.at(key), f"`{key}` saves memory there, and changes nothing")
+                making.reading.say(level.at(key), f"`{key}` saves memory in mergekit, and changes nothing")
             elif level and key not in known:
                 making.reading.say(
                     level.at(key), f"`{level.at(key)}` is ignored by mergekit too: `{making.name}` has none"

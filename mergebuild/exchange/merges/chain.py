@@ -73,9 +73,9 @@ class Chain:
     def _why_virtual(self, number: int, merge: Merge, used: set[int]) -> str | None:
         """Return why a step has no output; None: it has one."""
         if number in used:
-            return "a file there, and rounded; here a step of others, which is exact"
+            return "the tool writes a rounded file here; this step is virtual, and exact"
         later = self._latest[stem_of(merge.name)]
-        return None if later == number else "a later merge overwrote this file there"
+        return None if later == number else "the tool overwrote this file in a later merge"
 
     def _target(self, merge: Merge, names: Mapping[int, str], why_virtual: str | None) -> str:
         keys: dict[str, Value] = {"method": merge.keys["method"]}

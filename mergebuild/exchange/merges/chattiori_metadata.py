@@ -52,7 +52,7 @@ def add(node: MergeNode, draft: Draft) -> str:
     if calculation := words_of(recipe.get("calculation")):
         merge.left_out.append(f"calculated with `{calculation[:200]}`, which is done before or behind the merge")
     if recipe.get("pruned") is True:
-        merge.comments.append("pruned there, as EMA copies are dropped here")
+        merge.comments.append("the tool pruned it; EMA copies are dropped anyway")
     return merge.add(draft)
 
 

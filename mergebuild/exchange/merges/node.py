@@ -57,10 +57,10 @@ def add_node(
         if dtype:
             whole["dtype"] = dtype
     elif dtype:
-        comments.append(f"saved as {dtype} there; here a step, which is exact")
+        comments.append(f"the tool saves it as {dtype}; this step is virtual, and exact")
     name = draft.target(without_suffix(node.name), whole, comments=comments)
     draft.targets[name].notes.update(notes)
-    draft.notices += [Said(node.where, f"`{key}` of `{name}` was {text} there") for key, text in notes.items()]
+    draft.notices += [Said(node.where, f"`{key}` of `{name}` is {text} in the recipe") for key, text in notes.items()]
     return name
 
 

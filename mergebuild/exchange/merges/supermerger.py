@@ -173,7 +173,7 @@ class Supermerge:
                 keys["dtype"] = self.dtype
         made = draft.target(name, keys, comments=comments)
         if "seed" in keys:
-            draft.say(self.where, "random there, and not repeatable: the seed is invented", target=made)
+            draft.say(self.where, "the tool draws at random without a seed: this one is invented", target=made)
         return made
 
     def _adjusted(self, draft: Draft, name: str, changes: dict[str, Value]) -> str:

@@ -71,7 +71,7 @@ def _discard(node: MergeNode, draft: Draft, name: str) -> None:
     if not pattern:
         return
     if _EMA_ALONE.fullmatch(pattern):
-        draft.targets[name].comments.append(f"discarded {pattern} there, as EMA copies are here")
+        draft.targets[name].comments.append(f"the tool discarded {pattern}; EMA copies are dropped anyway")
         return
     try:
         re.compile(pattern)

@@ -156,7 +156,7 @@ def _merge(where: str, row: Sequence[str], draft: Draft) -> Supermerge:
     merge.inputs = _models(row, draft)
     for each in settings:
         if each in ("prune", "pruned"):
-            merge.comments.append("pruned there, as EMA copies are dropped here")
+            merge.comments.append("the tool pruned it; EMA copies are dropped anyway")
         elif each not in _IGNORED | _DTYPES.keys():
             draft.leave_out(where, f"save setting `{each[:60]}`")
     return merge
@@ -188,7 +188,7 @@ def _models(row: Sequence[str], draft: Draft) -> list[str]:
     for digest, letter in zip(hashes, "abc", strict=True):
         if digest and digest not in known:
             name = names.get(letter, "")
-            comment = "its name as far as a result's name tells" if name else None
+            comment = "the beginning of its name, as the result's name has it" if name else None
             known[digest] = draft.source(ModelName(name, autov2=digest, comment=comment))
         found.append(known[digest] if digest else "")
     return found

@@ -279,7 +279,7 @@ def _given(step: Target) -> Mapping[str, object]:
 def _check_method(asked: Asked, step: Target) -> None:
     """Refuse a method that the tool lacks, or one with other words or flags than the tool's method means."""
     if step.method not in _MERGES:
-        message = f"target `{step.name}` is made by `{step.method}`, for which {asked.format} has no word that is known"
+        message = f"target `{step.name}` is made by `{step.method}`, for which export to {asked.format} has no word"
         asked.refuse(message, step.where, "formula" if step.formula else "method")
         return
     for name, value in _MERGES[step.method].given.items():

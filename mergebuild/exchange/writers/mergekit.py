@@ -139,7 +139,7 @@ class _WrittenSteps:
         """Return how the method of a target or slice is said; None, and refused, if the tool has no such method."""
         row = _METHODS.get(step.method)
         if row is None or step.row is None:
-            message = f"target `{step.name}` is made by `{step.method}`, and {self._asked.format} has no such method"
+            message = f"target `{step.name}` is made by `{step.method}`, for which export to mergekit has no word"
             self._asked.refuse(message, step.where, "formula" if step.formula else "method")
             return None
         self._check_parameters(step, step.row, row)
@@ -159,7 +159,8 @@ class _WrittenSteps:
         yield "slices:"
         for each, row in zip(step.slices, rows, strict=True):
             if each.part:
-                self._asked.refuse(f"`part` of `{each.target.name}` has no word there", each.target.where, "part")
+                message = f"`{each.target.name}` has `part`, for which export to mergekit has no word"
+                self._asked.refuse(message, each.target.where, "part")
             yield from self._slice(each, row) if row is not None else ()
         self._sliced = False
 

@@ -103,7 +103,7 @@ def test_it_computes_in_float32_and_rounds_once(root: Path, dtype: str, lines: s
 @pytest.mark.parametrize(
     ("lines", "messages"),
     [
-        ('formula = "base + chat"', ["target `t` is made by `formula`, and mergekit has no such method"]),
+        ('formula = "base + chat"', ["target `t` is made by `formula`, for which export to mergekit has no word"]),
         ('method = "slerp"\na = "base"\nb = "chat"\nt = 0\nmagnitude = "lerp"',
          ["`magnitude` of target `t` is lerp, and mergekit has raw"]),
         ('method = "dare_ties"\nbase = "base"\nmodels = ["chat"]\nweight = 1\nseed = 7',

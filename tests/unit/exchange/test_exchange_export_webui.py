@@ -216,7 +216,7 @@ def test_blocks_and_a_dtype_of_sd_mecha(root: Path) -> None:
         (f'method = "slerp"\na = "a"\nb = "b"\nt = 0.5\n{FILE}',
          ["`magnitude` of target `t` is raw, and sd-mecha has lerp"]),
         (f'formula = "a + b"\n{FILE}',
-         ["target `t` is made by `formula`, for which sd-mecha has no word that is known"]),
+         ["target `t` is made by `formula`, for which export to sd-mecha has no word"]),
         (f'method = "linear"\nmodels = ["a", "b"]\nweight = [1, 2]\n{FILE}',
          ["the weights of `t` differ, and sd-mecha averages models with equal ones"]),
         (f'method = "geometric"\na = "a"\nb = "b"\nalpha = {{ IN = 0.5 }}\n{FILE}',

@@ -356,7 +356,7 @@ def test_what_a_mergefile_can_not_say_is_told() -> None:
 def test_an_invented_seed_is_told() -> None:
     targets, draft = drafted(row(calcmode="plus random"))
     assert targets["mix"]["seed"] == 1
-    assert told(draft) == ["random there, and not repeatable: the seed is invented"]
+    assert told(draft) == ["the tool draws at random without a seed: this one is invented"]
 
 
 def metadata(**said: object) -> tuple[Mapping[str, Mapping[str, object]], Draft]:
