@@ -30,14 +30,15 @@ def command(
     carries how it was made, or a folder of such files. Nothing is run, and nothing merged. What has no counterpart is a
     comment in the mergefile and a line on stderr; then the exit code is 11.
     """
-    from mergebuild.exchange.importing import import_recipes, write_new
+    from mergebuild.exchange.importing import import_recipes
+    from mergebuild.exchange.new_file import write_new
 
     root = Path(output).parent if output is not None else Path()
     made = import_recipes(
         [Path(file) for file in files], root, models=[Path(each) for each in models], hash_all=hash_all
     )
     if output is not None:
-        write_new(Path(output), made.text)
+        write_new(Path(output), made.text, "mergefile")
     for told in () if settings.quiet else made.notices:
         settings.console.message(f"{told.where}: {told.message}")
     for lost in made.unmapped:

@@ -12,6 +12,7 @@ from typing import Final, Protocol, cast
 
 from mergebuild.errors import ExportError, UsageError
 from mergebuild.events import Emit, silent
+from mergebuild.exchange.new_file import write_new
 from mergebuild.exchange.writers.asked import Asked
 from mergebuild.fold.folder import Folding
 from mergebuild.project.project import Project
@@ -68,7 +69,7 @@ def export(project: Project, name: str, format: str, *, out: Path | None = None,
     (target,) = _one(project, name)
     text = project.ask(partial(_written, name=target, format=format), emit=emit)
     if out is not None:
-        _write_new(out, text)
+        write_new(out, text, "recipe")
     return Exported(target, format, text, str(out) if out is not None else None)
 
 
@@ -96,16 +97,3 @@ def _written(session: Session, *, name: str, format: str) -> str:
     if asked.refused:
         raise ExportError(dict.fromkeys(asked.refused))
     return text
-
-
-def _write_new(path: Path, text: str) -> None:
-    """Write a recipe where no file is yet."""
-    try:
-        with path.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-    except FileExistsError as error:
-        mend = "nothing was written; name another file, or none to print the recipe"
-        raise UsageError.one("file-exists", f"`{path}` exists already", help=mend) from error
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UsageError.one("unwritable", f"`{path}` can't be written: {reason}") from error

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tomli
 
-from mergebuild.errors import InternalError, MergeBuildError, RecipeError, UsageError, together
+from mergebuild.errors import InternalError, MergeBuildError, RecipeError, together
 from mergebuild.exchange.draft import Draft, Said, Unmapped
 from mergebuild.exchange.found_models import settle
 from mergebuild.exchange.kinds import files_at, reader_of
@@ -24,7 +24,7 @@ from mergebuild.exchange.recipe_file import RecipeFile
 from mergebuild.exchange.written import text_of
 from mergebuild.recipe.loading import recipe_of
 
-__all__ = ["Imported", "import_recipes", "write_new"]
+__all__ = ["Imported", "import_recipes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,23 +66,6 @@ def import_recipes(
     text = text_of(draft)
     _check(text, root, files)
     return Imported(text, tuple(draft.unmapped), tuple(draft.notices))
-
-
-def write_new(path: Path, text: str) -> None:
-    """Write a mergefile where no file is yet.
-
-    Raises:
-        UsageError: there is something, or it can't be written.
-    """
-    try:
-        with path.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-    except FileExistsError as error:
-        mend = "nothing was written; name another file, or none to print the mergefile"
-        raise UsageError.one("mergefile-exists", f"`{path}` exists already", help=mend) from error
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UsageError.one("unwritable", f"`{path}` can't be written: {reason}") from error
 
 
 def _with(draft: Draft, file: RecipeFile, *, is_alone: bool) -> Draft:

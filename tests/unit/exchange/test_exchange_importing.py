@@ -11,7 +11,8 @@ import pytest
 from mergebuild.errors import InternalError, RecipeError, SourceError, UsageError
 from mergebuild.exchange import kinds
 from mergebuild.exchange.draft import Draft, ModelName
-from mergebuild.exchange.importing import import_recipes, write_new
+from mergebuild.exchange.importing import import_recipes
+from mergebuild.exchange.new_file import write_new
 from mergebuild.exchange.recipe_file import RecipeFile
 
 
@@ -133,7 +134,7 @@ def test_texts_of_a_model_are_bounded(tmp_path: Path) -> None:
 
 
 def test_a_mergefile_is_never_overwritten(tmp_path: Path) -> None:
-    write_new(tmp_path / "m.toml", "one")
+    write_new(tmp_path / "m.toml", "one", "mergefile")
     with pytest.raises(UsageError, match="exists already"):
-        write_new(tmp_path / "m.toml", "two")
+        write_new(tmp_path / "m.toml", "two", "mergefile")
     assert (tmp_path / "m.toml").read_text() == "one"
