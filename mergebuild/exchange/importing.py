@@ -79,7 +79,8 @@ def _with(draft: Draft, file: RecipeFile, *, is_alone: bool) -> Draft:
     except RecipeError as error:
         if is_alone:
             raise
-        draft.leave_out(file.path.as_posix(), str(error))
+        where = file.path.as_posix()
+        draft.leave_out(where, str(error).removeprefix(f"`{where}`: "))
         return draft
     return grown
 

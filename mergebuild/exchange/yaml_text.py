@@ -57,7 +57,8 @@ def documents(text: str, shown: str) -> list[YamlValue]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         message = f"`{shown}` is no valid YAML: {error.problem or error.context or 'it ends too soon'}"
-        raise RecipeError.one("bad-yaml", message, where=Place(shown, line)) from error
+        mend = "YAML is indented by blanks, never by tabs" if "\n\t" in f"\n{text}" else ""
+        raise RecipeError.one("bad-yaml", message, where=Place(shown, line), help=mend) from error
     except yaml.YAMLError as error:  # a sign that YAML does not have
         raise RecipeError.one("bad-yaml", f"`{shown}` is no valid YAML: {str(error).splitlines()[0]}") from error
 

@@ -82,7 +82,7 @@ def _give_up(reading: KitReading, table: KitTable, name: str, method: str, row: 
     reading.draft.comments += gone.comments
     reading.target = None
     if row is None:
-        reading.leave_out("merge_method", f"`{name}`: there is no method `{method}` here")
+        reading.leave_out("merge_method", f"`{name}` is made by `{method}`, an unknown method")
 
 
 def _keys(

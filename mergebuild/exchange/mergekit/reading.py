@@ -34,8 +34,9 @@ class KitReading:
     """The target that is being read: comments belong to it."""
 
     def wrong(self, where: str, message: str) -> RecipeError:
-        """Return the error of a recipe that mergekit would refuse too."""
-        return RecipeError.one("bad-recipe", f"`{self.shown}`: {f'`{where}` ' if where else ''}{message}")
+        """Return the error of a recipe that mergekit would refuse too; `message`: of the place, or of what it names."""
+        place = f"`{where}`{': ' if message.startswith('`') else ' '}" if where else ""
+        return RecipeError.one("bad-recipe", f"`{self.shown}`: {place}{message}")
 
     def leave_out(self, where: str, message: str) -> None:
         """Tell what could not be mapped."""

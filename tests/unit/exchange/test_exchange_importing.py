@@ -36,7 +36,7 @@ class Toy(ModuleType):
             keys = {"method": "linear", "models": [source] * 10_001, "weight": 1}
         draft.target(f"{name}-copy", keys)  # type: ignore[arg-type]
         if name == "!":
-            raise RecipeError.one("bad-recipe", "it is broken")
+            raise RecipeError.one("bad-recipe", f"`{file.path.as_posix()}`: it is broken")
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ def test_the_only_recipe_that_is_broken_is_an_error_one_of_several_is_told_of(tm
     with pytest.raises(RecipeError, match="it is broken"):
         import_recipes([tmp_path / "b.txt"], tmp_path)
     found = import_recipes([tmp_path / "a.txt", tmp_path / "b.txt"], tmp_path)
-    assert [lost.where for lost in found.unmapped] == [(tmp_path / "b.txt").as_posix()]
+    assert [tuple(lost) for lost in found.unmapped] == [((tmp_path / "b.txt").as_posix(), "it is broken")]
     assert found.text.count("[targets.") == 1
     assert found.text.count("safetensors") == 1
 

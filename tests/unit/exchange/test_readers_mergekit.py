@@ -202,8 +202,11 @@ def test_a_base_that_is_listed_takes_part_once() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("merge_method: slerp\nmodels: [{model: a}, {model: b}]\nparameters: {t: 1}\n", "needs a base"),
-        (PAIR, "has no `t`"),
+        (
+            "merge_method: slerp\nmodels: [{model: a}, {model: b}]\nparameters: {t: 1}\n",
+            ": `base_model`: `slerp` needs a base",
+        ),
+        (PAIR, ": `parameters` has no `t`"),
         (f"{PAIR}slices: [{{sources: []}}]\n", "exactly one"),
         ("merge_method: linear\n", "neither"),
         (PAIR.replace("{model: b}", "{model: b}, {model: c}") + "parameters: {t: 1}\n", "one model besides"),
@@ -246,7 +249,7 @@ def test_weights_that_nothing_can_be_divided_by_are_told(method: str, weights: s
 def test_a_method_that_is_not_there_is_told_and_its_models_stay() -> None:
     draft = draft_of("merge_method: own_thing\nmodels: [{model: org/a}]\n")
     assert (list(draft.sources), list(draft.targets)) == (["a"], [])
-    assert [lost.message for lost in draft.unmapped] == ["`recipe`: there is no method `own_thing` here"]
+    assert [lost.message for lost in draft.unmapped] == ["`recipe` is made by `own_thing`, an unknown method"]
 
 
 def test_what_mergekit_passes_over_is_told_and_all_is_mapped() -> None:
@@ -478,7 +481,7 @@ def test_what_is_made_of_a_document_that_can_not_be_said_is_told_too() -> None:
     )
     assert not draft.targets
     assert [lost.message for lost in draft.unmapped] == [
-        "`x`: there is no method `odd` here",
+        "`x` is made by `odd`, an unknown method",
         "`recipe`, which is made of what could not be imported",
     ]
 

@@ -112,3 +112,12 @@ _BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
 def test_what_strangers_try_is_refused(text: str, said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         documents(text, "r.yml")
+
+
+@pytest.mark.parametrize(
+    ("text", "mend"), [("a:\n\t- b", "YAML is indented by blanks, never by tabs"), ("a: b: c", "")]
+)
+def test_a_tab_is_told(text: str, mend: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        documents(text, "r.yml")
+    assert [each.help for each in caught.value.problems] == [mend]
