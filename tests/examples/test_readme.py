@@ -53,7 +53,7 @@ def test_the_example_of_files_is_a_mergefile(tmp_path: Path) -> None:
     _, text = block("toml")
     (tmp_path / "mergefile.toml").write_text(text, encoding="utf-8")
     recipe = load_recipe(tmp_path / "mergefile.toml")
-    assert recipe.target_names() == ["llama", "styled"]
+    assert recipe.target_names() == ["llama", "deeper", "styled"]
 
 
 def test_the_number_of_methods_is_right() -> None:
