@@ -147,7 +147,12 @@ def _by_block(asked: Asked, step: Target, name: str, number: NumberPerTensor, la
             message = (
                 f"the tensors of what {asked.format} calls {block} have several numbers, such as that of `{tensor}`"
             )
-            asked.refuse(message, step.where, name, key=True)
+            mend = (
+                "sd-mecha's BASE is the text encoders, time and label embeddings, and of SD 1.5 the VAE"
+                if block == "BASE"
+                else ""
+            )
+            asked.refuse(message, step.where, name, key=True, help=mend)
             return {}
     return {block: found.get(block, Fraction(0)) for block in _blocks_of(layout)}
 

@@ -231,3 +231,10 @@ def test_what_sd_mecha_can_not_say(root: Path, lines: str, messages: list[str]) 
     found = refused(root, "mecha", lines)
     assert len(found) == len(messages)
     assert all(map(str.startswith, found, messages))
+
+
+def test_what_sd_mecha_counts_to_base_is_told(root: Path) -> None:
+    with pytest.raises(ExportError) as caught:
+        said(root, "mecha", f"{SUM}alpha = {{ default = 0.5, VAE = 0 }}\n{FILE}")
+    (problem,) = caught.value.problems
+    assert problem.help == "sd-mecha's BASE is the text encoders, time and label embeddings, and of SD 1.5 the VAE"
