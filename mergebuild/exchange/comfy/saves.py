@@ -81,7 +81,7 @@ class _Saves:
         parts = {role: self.values.input(node, role, role) for role in roles}
         lead = parts[roles[0]]
         if isinstance(lead, Gap):
-            self._leave_out(node, f"{node.shown} is not imported: {lead.reason}")
+            self._leave_out(node, f"{node.shown} saves what can't be mapped: {lead.reason}")
             return
         made: dict[Role, Made] = {role: part for role, part in parts.items() if not isinstance(part, Gap)}
         target = self._add(node, name, output, made, keep_all=node.kind in _CHECKPOINTS)
@@ -129,7 +129,7 @@ class _Saves:
         model, clip = self._difference(node, "model"), self._difference(node, "clip")
         lead = model or clip
         if lead is None or rank is None or text_input(node, "lora_type") == "full_diff":
-            self._leave_out(node, f"{node.shown} is not imported: it saves no low rank of a difference of two models")
+            self._leave_out(node, f"{node.shown}: it saves no low rank of a difference of two models")
             return
         both = model and clip
         keys: Keys = {"method": "extract_lora"}

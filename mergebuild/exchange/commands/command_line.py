@@ -15,7 +15,7 @@ from typing import Final
 from mergebuild.exchange.draft import Draft, ModelName
 from mergebuild.exchange.merges.node import UnsayableError
 
-__all__ = ["CommandLine", "commands_in", "model_of"]
+__all__ = ["CommandLine", "commands_in", "model_of", "other_commands_in"]
 
 _GOES_ON: Final = re.compile(r"(?:\\|\^|`)[ \t]*\r?\n")
 _WORD: Final = re.compile(
@@ -23,6 +23,9 @@ _WORD: Final = re.compile(
 )
 _VARIABLE: Final = re.compile(r"\$\{?\w+\}?|\$\([^)]*\)?|%\w+%|\$env:\w+")
 _OPTION: Final = re.compile(r"--?[A-Za-z]")
+_MODEL_SUFFIXES: Final = (".safetensors", ".ckpt")
+_SHOWN: Final = 60
+"""Signs of a command in a message."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,14 @@ def commands_in(text: str, where: str, scripts: Mapping[str, object]) -> Iterato
         if place is not None:
             options, rest = _options(words[place + 1 :])
             yield CommandLine(_script(words[place]), f"{where}:{line}", tuple(words[place + 1 :]), options, rest)
+
+
+def other_commands_in(text: str, where: str, scripts: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Yield where each command is that names a model file and runs none of some scripts, and how it begins."""
+    for line, words in _lines(_GOES_ON.sub(" \v", text)):
+        names_a_model = any(word.lower().endswith(_MODEL_SUFFIXES) for word in words)
+        if names_a_model and not any(_script(word) in scripts for word in words):
+            yield f"{where}:{line}", " ".join(words)[:_SHOWN]
 
 
 def model_of(draft: Draft, path: str) -> str:

@@ -74,7 +74,7 @@ def of_legacy(reading: KitReading, options: Mapping[str, Sequence[str]], flags: 
 def _spread(reading: KitReading, models: Sequence[YamlMap], key: str, values: list[str]) -> None:
     """Give the n-th model the n-th value; one alone is for all."""
     if len(values) > len(models):
-        raise reading.wrong(f"--{key}", f"is there {len(values)} times, for {len(models)} models")
+        raise reading.wrong(f"--{key}", f"is there {len(values)} times, and `--merge` {len(models)} times")
     for model, value in zip(models, values * len(models) if len(values) == 1 else values, strict=False):
         parameters = model["parameters"]
         assert isinstance(parameters, dict)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Final
 
 from mergebuild.errors import Place, RecipeError
 from mergebuild.exchange.commands import chattiori, kohya, meh, mergekit
-from mergebuild.exchange.commands.command_line import CommandLine, commands_in
+from mergebuild.exchange.commands.command_line import CommandLine, commands_in, other_commands_in
 from mergebuild.exchange.draft import Draft
 from mergebuild.exchange.merges.chain import MOST_MERGES
 from mergebuild.exchange.merges.node import UnsayableError
@@ -60,3 +61,5 @@ def read(file: RecipeFile, draft: Draft) -> None:
     if not count:
         place = Place(str(file.path))
         raise RecipeError.one("bad-recipe", "no command of a merging script", where=place, help="see its first lines")
+    for where, begins in islice(other_commands_in(file.text, str(file.path), _SCRIPTS), MOST_MERGES):
+        draft.say(where, f"`{begins}` names a model and runs no script that is known: it is passed over")

@@ -223,3 +223,22 @@ def test_a_text_without_a_command_is_no_recipe() -> None:
     assert not shell_commands.recognizes(RecipeFile(Path("x"), b"see merge_lora.pyx"))
     with pytest.raises(RecipeError):
         shell_commands.read(RecipeFile(Path("x"), b"# merge_lora.py x"), Draft())
+
+
+@pytest.mark.parametrize(
+    ("line", "is_told"),
+    [
+        ("own-merge a.safetensors b.safetensors --alpha 0.3", True),
+        ("python tools/mine.py --in 'A B.CKPT'", True),
+        ("cd models && echo done", False),
+        ("# own-merge a.safetensors", False),
+        ("REM own-merge a.safetensors", False),
+    ],
+)
+def test_a_command_that_names_a_model_is_never_passed_over_in_silence(line: str, is_told: bool) -> None:
+    merge = "python merge_models.py -a a.safetensors -b b.safetensors -m weighted_sum -ba 0.3 -o c.safetensors"
+    for text, number in ((f"{line}\n{merge}\n", 1), (f"{merge}\n{line}\n", 2)):
+        targets, draft = drafted(text)
+        assert list(targets) == ["c"]
+        told = [each for each in draft.notices if "no script that is known" in each.message]
+        assert [each.where.rpartition(":")[2] for each in told] == [str(number)] * is_told
