@@ -177,6 +177,11 @@ class ExpertStacks:
             message = f"prompts of `{target.name}` have the token {highest}, and the embedding only {rows} rows"
             hint = "the tokenizer of the base is another model's"
             raise RecipeError.one("bad-prompts", message, where=target.where.place(), help=hint)
+        empty = next(
+            (index for index, (wanted, unwanted) in enumerate(found) if not wanted or wanted == unwanted), None
+        )
+        if empty is not None:
+            raise _no_tokens(target, empty, is_empty=not found[empty][0])
         return PromptTokens(tuple(found))
 
     def _vocabulary(self, target: Target) -> TokenVocabulary:
@@ -200,6 +205,17 @@ def no_part(target: Target) -> RecipeError:
         f"`{target.name}` makes a stack of experts, and a part of a model can't be one",
         where=target.where.place(),
         help="make it a target of its own",
+    )
+
+
+def _no_tokens(target: Target, index: int, *, is_empty: bool) -> RecipeError:
+    """Return the error for an expert whose gate would be zeros."""
+    what = "have no token of the base's tokenizer" if is_empty else "have the same tokens as its `negative_prompts`"
+    return RecipeError.one(
+        "bad-prompts",
+        f"the `prompts` of models[{index}] of `{target.name}` {what}: its gate would be zeros",
+        where=target.where.place(),
+        help="write prompts that this expert is for, and no other",
     )
 
 

@@ -279,6 +279,23 @@ def test_a_base_without_a_tokenizer_and_tokens_beyond_its_rows_are_refused(
     )
 
 
+@pytest.mark.parametrize(
+    ("prompts", "named"),
+    [
+        ('prompts = [""]', "have no token of the base's tokenizer"),
+        ('prompts = ["code song"], negative_prompts = ["song", "code"]', "have the same tokens as its"),
+    ],
+)
+def test_prompts_that_come_to_nothing_are_refused(
+    lab: Lab, models: Models, tokenizers: None, prompts: str, named: str
+) -> None:
+    """A gate of zeros would choose its expert wherever the others are of no use."""
+    tokenizer(lab, bos=None)
+    found = error(lab, moe(f'[{{ model = "a", prompts = ["code"] }}, {{ model = "b", {prompts} }}]', '"prompts"', ""))
+    assert found.code == "bad-prompts"
+    assert f"the `prompts` of models[1] of `moe` {named}" in found.message
+
+
 @examples(20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_steps_and_a_fresh_build_give_the_same(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
