@@ -11,6 +11,7 @@ from mergebuild.recipe.model import Constant, Input, NumberPerTensor, Rule
 from mergebuild.recipe.nodes import Node
 from mergebuild.recipe.per_tensor import number_per_tensor
 from mergebuild.recipe.target_table import LARGEST_SEED, TargetTable
+from mergebuild.recipe.vocabulary import GATE_HINTS
 
 __all__ = ["ModelEntry", "Parameters"]
 
@@ -85,7 +86,7 @@ class Parameters:
             given = self._table.input("gate", node)
             self.inputs += [given] if given is not None else []
         else:
-            found = self._reader.choice(node, self._table.what(parameter.name), parameter.choices)
+            found = self._reader.choice(node, self._table.what(parameter.name), parameter.choices, GATE_HINTS)
             if found is not None:
                 self.words["gate"] = found
             if found == "random" and "seed" not in self._table.values:

@@ -9,8 +9,8 @@ from mergebuild.recipe.later import LATER_KEYS
 from mergebuild.recipe.nodes import misspelt
 
 __all__ = [
-    "ANY_KEYS", "COMMON_KEYS", "DTYPES", "DTYPE_HINTS", "FOREIGN", "FOREIGN_SAYINGS", "INPUTS", "OF_A_RULE",
-    "OF_A_SLICE", "foreign", "keys_of", "means",
+    "ANY_KEYS", "COMMON_KEYS", "DTYPES", "DTYPE_HINTS", "FOREIGN", "FOREIGN_SAYINGS", "GATE_HINTS", "INPUTS",
+    "OF_A_RULE", "OF_A_SLICE", "foreign", "keys_of", "means",
 ]  # fmt: skip
 
 DTYPES = ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "source")
@@ -22,6 +22,10 @@ DTYPE_HINTS = {
     "fp8": "float8_e4m3fn", "float8": "float8_e4m3fn", "f8_e4m3": "float8_e4m3fn", "fp8_e4m3fn": "float8_e4m3fn",
     "f8_e5m2": "float8_e5m2", "fp8_e5m2": "float8_e5m2",
     "auto": "source", "keep": "source", "same": "source",
+}  # fmt: skip
+GATE_HINTS = {
+    "cheap_embed": "prompts", "uniform_random": "random",
+    "hidden": '{ model = "gates" }`, a source that has them, as hidden states need a model to run, or `prompts',
 }  # fmt: skip
 COMMON_KEYS = (
     "method", "formula", "output", "dtype", "foreach", "merge", "drop", "missing", "ema", "nonfinite", "metadata",
