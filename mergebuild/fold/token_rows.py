@@ -223,10 +223,11 @@ def _check_widths(target: Target, name: str, spec: Spec, parts: Sequence[View]) 
 
 def _missing(target: Target, text: TokenizerText, error: MissingTokenError) -> RecipeError:
     row = next(each for each in text.tokens if each.token == error.token)
-    wanted = f"no row {error.wanted}" if isinstance(error.wanted, int) else f"no token `{error.wanted}` with a row"
+    wanted = f"row {error.wanted}" if isinstance(error.wanted, int) else f"token `{error.wanted}` that has a row"
+    taken = f"`tokenizer` of target `{target.name}` takes the row of `{error.token}` from `{error.model}`"
     return RecipeError.one(
         "unknown-token",
-        f"`{error.token}` in `tokenizer` of target `{target.name}` is a row of `{error.model}`, which has {wanted}",
+        f"{taken}, which has no {wanted}",
         where=row.where.place(),
         help="`token` names the token whose row it is, and `id` its number",
     )

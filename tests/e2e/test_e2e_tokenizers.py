@@ -393,7 +393,9 @@ def test_a_model_without_a_tokenizer_is_refused(three: Space) -> None:
 
 def test_a_row_that_there_is_not_is_refused(three: Space) -> None:
     three.edit("{ union = true }", '{ union = true, tokens = { "q" = { model = "chat" } } }')
-    assert three.run("build", "--json", code=3).errors == ["unknown-token"]
+    refused = three.run("build", "--json", code=3)
+    assert refused.errors == ["unknown-token"]
+    assert "takes the row of `" in refused.json["errors"][0]["message"]
 
 
 def test_tokens_beyond_the_rows_are_left_out(space: Space) -> None:
