@@ -54,9 +54,7 @@ def import_recipes(
     """
     files = [file for path in paths for file in files_at(path)]
     folders = ModelFolders(root, [file.path.parent for file in files], models, hash_all=hash_all)
-    draft = Draft(find=folders.find)
-    for file in files:
-        draft = _with(draft, file, is_alone=len(files) == 1)
+    draft = _read(files, Draft(find=folders.find))
     if not draft.targets and not draft.sources and not draft.notices:
         lost = draft.unmapped[:20] or [Unmapped(", ".join(file.path.name for file in files[:5]), "it has no merge")]
         raise together([RecipeError.one("bad-recipe", f"{one.where}: {one.message}") for one in lost])
@@ -66,6 +64,20 @@ def import_recipes(
     text = text_of(draft)
     _check(text, root, files)
     return Imported(text, tuple(draft.unmapped), tuple(draft.notices))
+
+
+def _read(files: Sequence[RecipeFile], draft: Draft) -> Draft:
+    """Return a draft with all recipes added; where some name default targets, outputs of the others are of them too."""
+    others: list[str] = []
+    for file in files:
+        grown = _with(draft, file, is_alone=len(files) == 1)
+        if grown.default == draft.default:
+            added = (name for name in grown.targets if name not in draft.targets)
+            others += [name for name in added if "output" in grown.targets[name].keys]
+        draft = grown
+    if draft.default:
+        draft.default += others
+    return draft
 
 
 def _with(draft: Draft, file: RecipeFile, *, is_alone: bool) -> Draft:

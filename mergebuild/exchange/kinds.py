@@ -82,7 +82,8 @@ def files_at(path: Path) -> Iterator[RecipeFile]:
         return
     file = opened(path)
     if reader_of(file) is None:
-        raise _no_recipe(path, "it is of no kind of recipe that is known")
+        carries = path.suffix.lower() in (".safetensors", ".png")
+        raise _no_recipe(path, "it carries none" if carries else "it is of no kind of recipe that is known")
     yield file
 
 

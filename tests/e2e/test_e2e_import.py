@@ -123,3 +123,19 @@ def test_hostile_recipes_are_clear_errors_and_nothing_runs(space: Space, text: s
 
 def test_a_file_that_is_missing_is_named(space: Space) -> None:
     assert "`nothing.yml` can't be read" in space.refused("import", "nothing.yml", code=2).err
+
+
+def test_a_bare_build_makes_what_all_recipes_make(space: Space) -> None:
+    """One kind of recipe names default targets, the other does not: a file of neither is passed over."""
+    (space / "board.txt").write_text("step = a + b, 0.3\nlast = __O1__ + b, 0.5, fp16, safetensors\n")
+    (space / "mix.yml").write_text("merge_method: linear\nmodels: [{model: x, parameters: {weight: 1}}]\n")
+    for files in (("board.txt", "mix.yml"), ("mix.yml", "board.txt")):
+        made = tomllib.loads(space.run("import", *files).out)
+        assert sorted(made["project"]["default"]) == ["last", "mix"]
+        assert "output" not in made["targets"]["step"]
+    assert "project" not in tomllib.loads(space.run("import", "mix.yml").out)
+
+
+def test_a_model_without_a_recipe_is_told_to_carry_none(space: Space) -> None:
+    space.model("plain.safetensors", llama(0))
+    assert "`plain.safetensors` is no recipe: it carries none" in space.run("import", "plain.safetensors", code=2).err
