@@ -94,11 +94,17 @@ class Architectures:
         with_rows += [(name, owner) for owner in sorted(owners) if (name := self._folding.ordered_for(owner))]
         if len(with_rows) > 1:
             yield from self._tokenizers.compare(with_rows)
-        if len(inputs) < 2:
-            return
-        first = inputs[0]
-        if said is not None and (said.ref, said.source) not in with_rows and any(map(is_embedding, blueprint.specs)):
-            yield from self._tokenizers.written((first.ref, first.source), (said.ref, said.source))
+        written = self._rows_written(blueprint, inputs)
+        if said is not None and written is not None and (said.ref, said.source) not in (written, *with_rows):
+            yield from self._tokenizers.written(written, (said.ref, said.source))
+
+    def _rows_written(self, blueprint: Blueprint, inputs: Sequence[_DescribedInput]) -> tuple[str, str] | None:
+        """Return whose tokens the rows that a target writes are of, as `Tokenizers.compare` takes it; None: unknown."""
+        if not inputs or not any(map(is_embedding, blueprint.specs)):
+            return None
+        owners = sorted(blueprint.owners)
+        ordered = [(name, owner) for owner in owners if (name := self._folding.ordered_for(owner))]
+        return ordered[0] if ordered else (inputs[0].ref, inputs[0].source)
 
     def explained(self, target: str, error: MismatchError) -> MismatchError:
         """Return the error for inputs that do not fit; if they are of different architectures, it says so."""

@@ -20,8 +20,8 @@ output = "m.safetensors"
 BEGIN = "the tokenizers of `a` and `b` differ, and rows of embeddings are merged by number: "
 
 
-def put(lab: Lab, name: str, vocab: Mapping[str, int], file: str = "tokenizer.json") -> None:
-    rows = {each: [[1.0, 2.0]] for each in (EMBED, LAYER, "lm_head.weight")}
+def put(lab: Lab, name: str, vocab: Mapping[str, int], file: str = "tokenizer.json", count: int = 1) -> None:
+    rows = {each: [[1.0, 2.0]] * count for each in (EMBED, LAYER, "lm_head.weight")}
     lab.model(name, file=f"{name}/model.safetensors", **rows)  # type: ignore[arg-type]  # rows of numbers
     lab.sources[name] = f"{name}/"
     (lab / name / "config.json").write_text('{"model_type": "llama"}')
@@ -70,6 +70,23 @@ def test_the_tokenizer_that_is_written_is_compared_with_that_of_the_rows(lab: La
         "the tokenizer that is written is that of `b`: 2 numbers are other tokens than in `a`, whose rows are written,"
         " such as 0 is `y` there and `x` in `a`"
     )
+
+
+def test_rows_in_the_order_of_a_virtual_targets_tokens_are_not_those_of_an_input(lab: Lab) -> None:
+    """Also where the tokenizer that is written is an input's own: its rows were put into another order."""
+    put(lab, "a", {"x": 0, "y": 1}, count=2)
+    put(lab, "b", {"y": 0, "x": 1}, count=2)
+    inner = MIX.replace("[targets.m]", "[targets.v]").replace('output = "m.safetensors"', 'tokenizer = "b"')
+    copy = '[targets.m]\nmethod = "copy"\na = "v"\noutput = "m/"\n'
+    lab.write(f'{inner}\n{copy}config = "a"\n')
+    (notice,) = notices(lab)
+    assert notice == (
+        "the tokenizer that is written is that of `a`: 2 numbers are other tokens than in `v`, whose rows are written,"
+        " such as 0 is `x` there and `y` in `v`"
+    )
+    for same in ("", 'config = "b"\n'):
+        lab.write(f"{inner}\n{copy}{same}")
+        assert notices(lab) == ()
 
 
 def test_files_of_one_kind_are_compared(lab: Lab) -> None:
