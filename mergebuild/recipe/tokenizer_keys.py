@@ -172,12 +172,14 @@ def _of_a_file(table: TargetTable, node: Node, written: str) -> ChatTemplate | N
     """Return the text of a file; report one that can't be read."""
     path = Path(absolute(written, node.at.document.folder))
     try:
-        return ChatTemplate(None, path, read_text(path, most=_LONGEST_TEMPLATE))
+        text = read_text(path, most=_LONGEST_TEMPLATE)
+        why = "" if text.strip() else "it is empty"
     except (OSError, UnicodeDecodeError) as error:
-        why = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "it is not UTF-8"
+        text, why = "", (error.strerror or str(error)).lower() if isinstance(error, OSError) else "it is not UTF-8"
+    if why:
         message = f"{table.what('chat_template')} can't be read: {why}"
         table.problems.add("unreadable-template", message, node.at, help="name a file of Jinja, in UTF-8, or an input")
-        return None
+    return None if why else ChatTemplate(None, path, text)
 
 
 def _check_place(table: TargetTable, key: str, node: Node, does: str) -> None:

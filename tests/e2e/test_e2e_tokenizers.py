@@ -170,6 +170,15 @@ def test_a_union_with_itself_is_that_tokenizer(space: Space) -> None:
         assert (space / "union" / name).read_bytes() == (space / "plain" / name).read_bytes()
 
 
+def test_an_empty_chat_template_is_none(three: Space) -> None:
+    three.write(" \n", "own.jinja")
+    source = '[sources]\nbase = "base/"\n'
+    three.write(f'{source}[targets.t]\nmethod = "copy"\na = "base"\noutput = "t/"\nchat_template = "own.jinja"\n')
+    found = three.run("plan", "--json", code=3).json["errors"][0]
+    assert found["code"] == "unreadable-template"
+    assert found["message"].endswith("can't be read: it is empty")
+
+
 def test_only_embedding_and_head_depend_on_tokens(three: Space) -> None:
     """What is built on top of what was there is what a fresh build makes."""
     three.build()

@@ -329,6 +329,27 @@ def test_layers_of_one_model_have_shares_of_its_norm_and_head_each(lab: Lab) -> 
         assert torch.equal(found[f"{name}.weight"], expected), name
 
 
+def test_the_head_of_a_tied_slice_has_the_number_of_its_embedding(lab: Lab) -> None:
+    first, last = model(1, tied=True), model(2, tied=True)
+    lab.model("base", **first)
+    lab.model("chat", **last)
+    text = """
+        method = "copy"
+        [[targets.t.slices]]
+        a = "base"
+        layers = "L00"
+        [[targets.t.slices]]
+        method = "scale"
+        a = "chat"
+        layers = "L00"
+        alpha = { default = 1, embed = 0.5, head = 0.25 }
+    """
+    found = made(lab, text)
+    assert torch.equal(found["lm_head.weight"], last["model.embed_tokens.weight"] * 0.5)
+    assert torch.equal(found["model.norm.weight"], last["model.norm.weight"] * 0.25)
+    assert torch.equal(found["model.embed_tokens.weight"], first["model.embed_tokens.weight"])
+
+
 def test_what_is_beside_the_layers_of_a_stack_of_a_model_with_itself_is_whole(two: Lab) -> None:
     base = model(1)
     two.write("""
