@@ -40,8 +40,8 @@ from mergebuild.methods.shares import shares_of
 
 __all__ = ["CompiledWorker", "read_by"]
 
-_LONG = 1 << 24
-"""The most elements of a tensor that a kernel makes and writes before the worker looks whether to stop."""
+_LONG = 1 << 26
+"""The most bytes of inputs that a kernel reads before the worker releases them, and looks whether to stop."""
 
 
 @dataclass(slots=True)
@@ -109,7 +109,8 @@ class CompiledWorker:
         for maker in makers:
             self._prepare(maker, makers, cluster, size)
         if len(makers) == 1 and self._writes_itself(makers[0]):
-            size = max(size, _LONG)
+            width = sum(native.DTYPES[leaf.dtype][1] for leaf in cluster.leaves)
+            size = max(size, _LONG // max(1, width))
         for span in _spans(cluster.count, size):
             if self._stop.is_set():
                 return {}
