@@ -147,7 +147,7 @@ def products(path: Path) -> dict[str, Tensor]:
 def test_a_command_takes_what_the_one_before_it_wrote() -> None:
     targets, draft = drafted(
         "svd_merge_lora.py --models a b --ratios 1 1 --save_to out/c.safetensors\n"
-        "merge_lora.py --sd_model m --models /work/out/c.safetensors --ratios 1 --save_to o.safetensors\n"
+        "merge_lora.py --sd_model m --models /data/out/c.safetensors --ratios 1 --save_to o.safetensors\n"
     )
     assert targets["o"]["loras"] == ["c"]
     assert list(draft.sources) == ["a", "b", "m"]
