@@ -199,8 +199,8 @@ class Destination(NamedTuple):
 
 
 def new_lock() -> object | None:
-    """Return a lock that kernels wait for without the interpreter's; None if kernels can't write files here."""
-    return compiled.lock() if hasattr(compiled, "lock") else None
+    """Return a lock that kernels wait for without the interpreter's; None if there are none that can write files."""
+    return compiled.lock() if not UNUSABLE and hasattr(compiled, "lock") else None
 
 
 def make(
