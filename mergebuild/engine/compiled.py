@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 
 from mergebuild import native
 from mergebuild.engine.capable import WIDEST, adds_loras, call_of, form_of, is_lying
@@ -68,6 +69,11 @@ class _StepMaker:
     running: native.Hash = field(default_factory=native.Hash)
     nonfinite: int = 0
     overflowed: int = 0
+
+    @property
+    def made_by(self) -> Applied | None:
+        """The kernel that makes what is written; None until it is known."""
+        return _UNKNOWN if self.unknowable else self.applied
 
 
 class CompiledWorker:
@@ -256,12 +262,14 @@ class CompiledWorker:
             return
         width = native.DTYPES[step.dtype][1]
         if not looks and self._writes_itself(maker):
-            self._count(maker, self._made_in_place(maker, chunks, span, count * width))
+            (place,) = _moved(step.places, start * width)
+            make = partial(self._apply, maker, chunks, span, maker.running)
+            self._count(maker, self._outputs.make_in(place, count * width, make))
             return
         block = self._outputs.block() if maker.room is None else None
         room = block.memory if block is not None else maker.room
         assert room is not None
-        seen = self._apply(maker, chunks, room, span, None if looks else maker.running)
+        seen = self._apply(maker, chunks, span, None if looks else maker.running, room)
         if maker.slot is not None:
             chunks[maker.slot] = (room[: count * width], step.dtype)
         if looks:
@@ -275,27 +283,13 @@ class CompiledWorker:
 
     def _writes_itself(self, maker: _StepMaker) -> bool:
         """Whether the kernel writes what it makes: all of it is known to the kernel, and nothing else reads it."""
-        applied = _UNKNOWN if maker.unknowable else maker.applied
         return (
-            applied is not None
-            and applied.more is None
-            and not applied.kernel.row
+            maker.made_by is not None
+            and maker.made_by.more is None
+            and not maker.made_by.kernel.row
             and maker.room is None
             and self._outputs.can_be_made_in(maker.step.places)
         )
-
-    def _made_in_place(
-        self, maker: _StepMaker, chunks: Mapping[int, Chunk], span: tuple[int, int], size: int
-    ) -> native.Seen:
-        """Have a kernel make elements of a step and write them."""
-        kernel, inputs, hashes = self._taken(maker, chunks, span)
-        dtype = maker.step.dtype
-        (place,) = _moved(maker.step.places, span[0] * native.DTYPES[dtype][1])
-
-        def make(to: native.Destination) -> native.Seen:
-            return native.make(kernel, inputs, to, dtype, span, hash=maker.running, hashes=hashes, odd=maker.odd)
-
-        return self._outputs.make_in(place, size, make)
 
     def _count(self, maker: _StepMaker, seen: native.Seen) -> None:
         maker.nonfinite += seen.nonfinite + seen.overflowed
@@ -305,23 +299,19 @@ class CompiledWorker:
         self,
         maker: _StepMaker,
         chunks: Mapping[int, Chunk],
-        room: memoryview,
         span: tuple[int, int],
         running: native.Hash | None,
+        out: memoryview | native.Destination,
     ) -> native.Seen:
         """Make a chunk with a kernel."""
-        kernel, inputs, hashes = self._taken(maker, chunks, span)
-        return native.apply(kernel, inputs, room, maker.step.dtype, span, hash=running, hashes=hashes, odd=maker.odd)
-
-    def _taken(
-        self, maker: _StepMaker, chunks: Mapping[int, Chunk], span: tuple[int, int]
-    ) -> tuple[native.Prepared, Sequence[Chunk], dict[int, native.Hash]]:
-        """Return the kernel of a step, its inputs, and the hashes of those that are not hashed yet, by index."""
-        applied = _UNKNOWN if maker.unknowable else maker.applied
+        applied = maker.made_by
         assert applied is not None  # it was prepared
         slots = [maker.inputs[index] for index in applied.inputs]
         hashes = {index: self._unhashed.pop(slot) for index, slot in enumerate(slots) if slot in self._unhashed}
-        return applied.kernel, applied.given([chunks[slot] for slot in slots], span), hashes
+        inputs = applied.given([chunks[slot] for slot in slots], span)
+        return native.apply(
+            applied.kernel, inputs, out, maker.step.dtype, span, hash=running, hashes=hashes, odd=maker.odd
+        )
 
     def _write(self, made: memoryview, step: Step, offset: int) -> None:
         """Write a chunk, block by block."""

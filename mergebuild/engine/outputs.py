@@ -7,7 +7,7 @@ Small outputs are written through the page cache. This is a copy in memory, done
 block. Large ones would fill the cache and then wait for the disk at its slowest: their whole pages are written directly
 to the disk, by separate threads while the others compute, several at once, as a disk is faster with several requests. A
 file system lets only one thread at a time write to a file through the cache, and others wait without sleeping; hence a
-lock.
+lock. Kernels that write what they make, without the interpreter's lock, have one of their own.
 """
 
 from __future__ import annotations

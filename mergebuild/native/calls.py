@@ -41,7 +41,7 @@ if not UNUSABLE and _is_outdated():
 
 __all__ = [
     "DTYPES", "MOST_INPUTS", "UNUSABLE", "BlockScales", "Chunk", "Destination", "Hash", "Plain", "Prepared", "Seen",
-    "apply", "compiled", "count_active", "count_nonfinite", "input_of", "make", "new_lock", "packed", "packed_doubles",
+    "apply", "compiled", "count_active", "count_nonfinite", "input_of", "new_lock", "packed", "packed_doubles",
     "work_of",
 ]  # fmt: skip
 
@@ -152,40 +152,6 @@ def packed_doubles(numbers: Sequence[float]) -> bytes:
     return struct.pack(f"={len(numbers)}d", *numbers)
 
 
-def apply(
-    kernel: Prepared,
-    inputs: Sequence[Chunk],
-    out: Buffer,
-    dtype: str,
-    span: tuple[int, int],
-    *,
-    hash: Hash | None = None,
-    hashes: Mapping[int, Hash] | None = None,
-    odd: bool = False,
-) -> Seen:
-    """Make elements of a tensor with a kernel, and round them once.
-
-    Args:
-        kernel: The kernel.
-        inputs: For each input its bytes, from the first element of the span on, and its dtype.
-        out: The buffer that the result is written to.
-        dtype: The result's dtype.
-        span: The index in the tensor of the first element, and the number of elements.
-        hash: The hash that the bytes of the result are added to.
-        hashes: Hashes that the bytes of inputs are added to, by the input's index.
-        odd: Round inputs of float64 to odd instead of to the nearest float32, so that rounding again changes nothing.
-
-    Returns:
-        Counts of NaN, infinite and overflowed values of the result.
-
-    Raises:
-        ValueError: A buffer is too small, or the kernel does not take these inputs and numbers.
-    """
-    state = None if hash is None else hash.state
-    work, room = work_of(kernel, inputs, span, hashes or {}), kernel.room(len(inputs))
-    return Seen(*compiled.apply(work, DTYPES[dtype][0], out, state, odd, kernel.row, room))
-
-
 class Destination(NamedTuple):
     """Where in an open file a kernel writes what it makes, through the page cache."""
 
@@ -203,10 +169,10 @@ def new_lock() -> object | None:
     return compiled.lock() if not UNUSABLE and hasattr(compiled, "lock") else None
 
 
-def make(
+def apply(
     kernel: Prepared,
     inputs: Sequence[Chunk],
-    destination: Destination,
+    out: Buffer | Destination,
     dtype: str,
     span: tuple[int, int],
     *,
@@ -214,15 +180,31 @@ def make(
     hashes: Mapping[int, Hash] | None = None,
     odd: bool = False,
 ) -> Seen:
-    """Make elements of a tensor, as `apply` does, and write them to a file.
+    """Make elements of a tensor with a kernel, and round them once.
+
+    Args:
+        kernel: The kernel.
+        inputs: For each input its bytes, from the first element of the span on, and its dtype.
+        out: The buffer, or the place in a file, that the result is written to.
+        dtype: The result's dtype.
+        span: The index in the tensor of the first element, and the number of elements.
+        hash: The hash that the bytes of the result are added to.
+        hashes: Hashes that the bytes of inputs are added to, by the input's index.
+        odd: Round inputs of float64 to odd instead of to the nearest float32, so that rounding again changes nothing.
+
+    Returns:
+        Counts of NaN, infinite and overflowed values of the result.
 
     Raises:
-        OSError: writing fails.
-        ValueError: as `apply`; or the kernel makes whole rows.
+        OSError: Writing to the file fails.
+        ValueError: A buffer is too small, or the kernel does not take these inputs and numbers; or it makes whole rows
+            for a file.
     """
     state = None if hash is None else hash.state
     work = work_of(kernel, inputs, span, hashes or {})
-    return Seen(*compiled.make(work, DTYPES[dtype][0], odd, state, *destination))
+    if isinstance(out, Destination):
+        return Seen(*compiled.make(work, DTYPES[dtype][0], odd, state, *out))
+    return Seen(*compiled.apply(work, DTYPES[dtype][0], out, state, odd, kernel.row, kernel.room(len(inputs))))
 
 
 def work_of(

@@ -65,7 +65,7 @@ def test_made_in_place_is_made_and_written(
     os.ftruncate(descriptor, 0)
     again = [native.Hash() for _ in inputs]
     to = native.Destination(descriptor, OFFSET, native.new_lock(), bytearray(block))
-    assert native.make(work, inputs, to, dtype, span, hash=made, hashes=dict(enumerate(again)), odd=odd) == seen
+    assert native.apply(work, inputs, to, dtype, span, hash=made, hashes=dict(enumerate(again)), odd=odd) == seen
     assert os.pread(descriptor, 1 << 16, OFFSET) == bytes(room)
     assert made.digest() == applied.digest()
     assert [each.digest() for each in again] == [each.digest() for each in hashed]
@@ -85,7 +85,7 @@ def test_threads_write_beside_each_other(tmp_path: Path) -> None:
 
         def write(part: int) -> None:
             to = native.Destination(file.fileno(), 2 * count * part, lock, bytearray(64))
-            native.make(HALVED, _ones(count), to, "float16", (0, count))
+            native.apply(HALVED, _ones(count), to, "float16", (0, count))
 
         threads = [threading.Thread(target=write, args=(part,)) for part in range(parts)]
         for each in threads:
@@ -105,7 +105,7 @@ def test_an_error_of_writing_is_raised(opened: Callable[[], int], number: int) -
     fd = opened()
     to = native.Destination(fd, 0, native.new_lock(), bytearray(64))
     with pytest.raises(OSError, match=os.strerror(number)) as caught:
-        native.make(HALVED, _ones(3), to, "float16", (0, 3))
+        native.apply(HALVED, _ones(3), to, "float16", (0, 3))
     if fd >= 0:
         os.close(fd)
     assert caught.value.errno == number
@@ -119,4 +119,4 @@ def test_what_does_not_fit_is_refused(descriptor: int) -> None:
         (native.Destination(descriptor, 0, object(), bytearray(64)), "Capsule"),
     ):
         with pytest.raises(ValueError, match=why):
-            native.make(HALVED, _ones(3), to, "float16", (0, 3))
+            native.apply(HALVED, _ones(3), to, "float16", (0, 3))
