@@ -107,11 +107,11 @@ class Vocabularies:
         return found
 
     def _of_source(self, name: str) -> TokenVocabulary:
-        model = self._sources.file(name).model
-        if model.contents is None or model.folder is None or TOKENIZER not in model.contents.sidecars:
+        path = self._sources.file(name).model.sidecars.get(TOKENIZER)
+        if path is None:
             shown = self._sources.file(name).shown
             raise SourceError.one("no-tokenizer", f"`{shown}` has no `{TOKENIZER}`", where=Place(shown), help=_SAVE)
-        raw = _content(model.folder / TOKENIZER)
+        raw = _content(path)
         try:
             tokenizer = read_tokenizer_json(raw)
         except TokenizerJsonError as error:

@@ -78,6 +78,13 @@ class Model:
         return self.files[0].parent if self.folder is None and self.contents is not None else self.folder
 
     @property
+    def sidecars(self) -> Mapping[str, Path]:
+        """The small files beside the weights of a folder, by their paths in it; none for a single file."""
+        if self.folder is None or self.contents is None:
+            return {}
+        return {name: self.folder / name for name in self.contents.sidecars}
+
+    @property
     def own_files(self) -> tuple[Path, ...]:
         """All files that define the model, tensors first. Other files in its folder are not part of it."""
         return tuple(dict.fromkeys((*self.files, *self.documents, *self.beside)))

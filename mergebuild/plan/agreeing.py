@@ -5,7 +5,7 @@ What a configuration must say is `configuration`'s; here is whose it is, and wha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mergebuild.configuration.agreement import Agreement, WrittenTensors, agreement
@@ -144,22 +144,22 @@ def _is_tied(source: SourceFile) -> bool:
     return source.digests[embedding] == source.digests[head]
 
 
-def _tokens_in(folder: Path, sidecars: Collection[str]) -> Mapping[int, str] | None:
+def _tokens_in(sidecars: Mapping[str, Path]) -> Mapping[int, str] | None:
     """Return the tokens of a folder's tokenizer by their numbers; None if it has none of a known format."""
     kind = next((each for each in KINDS if each in sidecars), None)
 
     def read(name: str) -> bytes | None:
-        return (folder / name).read_bytes() if name in sidecars else None
+        return sidecars[name].read_bytes() if name in sidecars else None
 
     return vocabulary(kind, read) if kind else None
 
 
 def _tokens_beyond(source: SourceFile, written: Shapes) -> str:
     """Return the sentence about tokens of a tokenizer that have no row in the embedding that is written."""
-    contents, folder, embedding = source.model.contents, source.model.folder, embedding_of(written)
-    if contents is None or folder is None or embedding is None:
+    embedding = embedding_of(written)
+    if embedding is None:
         return ""
-    found = _tokens_in(folder, contents.sidecars)
+    found = _tokens_in(source.model.sidecars)
     rows = written[embedding][0]
     beyond = sorted(number for number in found or () if number >= rows)
     if not found or not beyond:

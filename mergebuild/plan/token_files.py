@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 from mergebuild.configuration.parts import config_of
@@ -151,15 +152,13 @@ class _SmallFiles:
 
     def __init__(self, sources: Sources, source: str) -> None:
         self.source = source
-        model = sources.file(source).model if source else None
-        self.names = model.contents.sidecars if model is not None and model.contents is not None else ()
-        self._folder = model.folder if model is not None else None
+        self.names: Mapping[str, Path] = sources.file(source).model.sidecars if source else {}
+        """By the name of each, its path."""
         self._shown = sources.file(source).shown.rstrip("/") if source else ""
 
     def read(self, name: str) -> bytes:
         """Return the content of one."""
-        assert self._folder is not None  # it has small files
-        return (self._folder / name).read_bytes()
+        return self.names[name].read_bytes()
 
     def usable(self, made: Callable[[], Made]) -> Made:
         """Return what is made of its files.

@@ -61,8 +61,7 @@ class Tokenizers:
         """Return the small files of a source; of a target that has tokens of its own, `tokenizer.json`."""
         if ref not in self._sources:
             return {TOKENIZER}
-        contents = self._sources.file(ref).model.contents
-        return set(contents.sidecars) if contents else set()
+        return set(self._sources.file(ref).model.sidecars)
 
     def _vocabulary(self, ref: str, kind: str) -> Mapping[int, str] | None:
         if (ref, kind) not in self._vocabularies:
@@ -73,11 +72,9 @@ class Tokenizers:
         """Return the content of a small file of a source or target; None if there is none, or it can't be read."""
         if ref not in self._sources:
             return self._folding.tokens_of(ref).content if name == TOKENIZER else None
-        model = self._sources.file(ref).model
-        if model.contents is None or model.folder is None or name not in model.contents.sidecars:
-            return None
+        path = self._sources.file(ref).model.sidecars.get(name)
         try:
-            return (model.folder / name).read_bytes()
+            return path.read_bytes() if path else None
         except OSError:
             return None
 

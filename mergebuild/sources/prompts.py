@@ -52,11 +52,11 @@ def _tokenizer(content: bytes, shown: str) -> Any:
 
 def _said(sources: Sources, owner: str) -> Mapping[str, Any]:
     """Return the configuration of a source's tokenizer; empty if it has none."""
-    model = sources.file(owner).model
-    if model.contents is None or model.folder is None or _CONFIG not in model.contents.sidecars:
+    path = sources.file(owner).model.sidecars.get(_CONFIG)
+    if path is None:
         return {}
     try:
-        found = json.loads(read_text(model.folder / _CONFIG))
+        found = json.loads(read_text(path))
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
