@@ -130,10 +130,24 @@ class Draft:
         folders = {known.beside, self.beside} - {None}
         return bool(path) and len(folders) > 1 and any(os.path.lexists(folder / path) for folder in folders if folder)
 
-    def target(self, name: str, keys: Mapping[str, Value], *, comments: Iterable[str] = ()) -> str:
-        """Add a target and return its name: the one asked for, changed where a mergefile can't have it or has it."""
-        free = self.free_name(name)
-        self.targets[free] = DraftTarget(free, dict(keys), list(comments))
+    def target(
+        self,
+        name: str,
+        keys: Mapping[str, Value],
+        *,
+        comments: Iterable[str] = (),
+        output: str | None = None,
+        dtype: str | None = None,
+    ) -> str:
+        """Add a target and return its name: the one asked for, changed where a mergefile can't have it or has it.
+
+        `output`: the path wished for its file; without one it is a step, which has no dtype.
+        """
+        free, whole = self.free_name(name), dict(keys)
+        if output is not None:
+            whole["output"] = self.free_output(output)
+            whole |= {"dtype": dtype} if dtype else {}
+        self.targets[free] = DraftTarget(free, whole, list(comments))
         return free
 
     def free_name(self, wished: str) -> str:

@@ -162,11 +162,8 @@ def _target(line: CommandLine, draft: Draft, saved: str, keys: Mapping[str, Valu
     precision = line.one("precision", default="float")
     word = line.one("save_precision", "saving_precision", default=precision)
     path = saved if saved.lower().endswith((".safetensors", ".ckpt")) else f"{without_suffix(saved)}.ckpt"
-    whole = dict(keys) | {"output": draft.free_output(path)}
-    if word in _DTYPES:
-        whole["dtype"] = _DTYPES[word]
     name = without_suffix(saved.replace("\\", "/").rsplit("/", maxsplit=1)[-1])
-    target = draft.target(name, whole)
+    target = draft.target(name, keys, output=path, dtype=_DTYPES.get(word))
     if word not in _DTYPES:
         draft.leave_out(line.where, f"precision `{word[:20]}`", target=target)
     return target

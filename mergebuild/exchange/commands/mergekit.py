@@ -72,8 +72,7 @@ def _extract(line: CommandLine, draft: Draft) -> None:
     for option, key in (("--exclude-regex", "drop"), ("--include-regex", "merge")):
         if patterns := words.options.get(option):
             keys[key] = [f"re:{_regex(pattern)}" for pattern in patterns]
-    keys["output"] = draft.free_output(f"{_last_step(out)}/")
-    name = draft.target(_last_step(out), keys)
+    name = draft.target(_last_step(out), keys, output=f"{_last_step(out)}/")
     _tell_unsayable(line, draft, words, name)
 
 

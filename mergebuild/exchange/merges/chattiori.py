@@ -122,10 +122,7 @@ class ChattioriMerge:
             keys["c"] = draft.target(f"{self.name}-nothing", {"formula": f"0*'{self.inputs[0]}'"})
         if self.vae:
             keys["components"] = {"vae": draft.source(ModelName(self.vae))}
-        if self.output is not None:
-            keys["output"] = draft.free_output(self.output)
-            keys |= {"dtype": self.dtype} if self.dtype else {}
-        made = draft.target(self.name, keys, comments=self.comments)
+        made = draft.target(self.name, keys, comments=self.comments, output=self.output, dtype=self.dtype)
         for text in self.told:
             draft.say(self.where, text, target=made)
         for text in self.left_out:

@@ -53,11 +53,10 @@ class MehMerge:
             UnsayableError: no target is it; nothing was added.
         """
         keys = self._keys()
-        if not self.clips:
-            return self._target(draft, self.name, keys, self.output)
-        merged = self._target(draft, f"{self.name}-merged", keys, None)
-        clipped: dict[str, Value] = {"method": "clamp", "a": merged, "models": [self.inputs[0], self.inputs[1]]}
-        return self._target(draft, self.name, clipped, self.output)
+        if self.clips:
+            merged = draft.target(f"{self.name}-merged", keys, comments=self.comments)
+            keys = {"method": "clamp", "a": merged, "models": [self.inputs[0], self.inputs[1]]}
+        return draft.target(self.name, keys, comments=self.comments, output=self.output, dtype=self.dtype)
 
     def _keys(self) -> dict[str, Value]:
         alpha, beta = _number(self.alpha), _number(self.beta)
@@ -79,12 +78,6 @@ class MehMerge:
         if not all(given):
             raise UnsayableError(f"{self.method[:60]} takes {count} models")
         return given
-
-    def _target(self, draft: Draft, name: str, keys: dict[str, Value], output: str | None) -> str:
-        if output is not None:
-            keys["output"] = draft.free_output(output)
-            keys |= {"dtype": self.dtype} if self.dtype else {}
-        return draft.target(name, keys, comments=self.comments)
 
 
 def _number(weights: MehWeights) -> Value:

@@ -50,7 +50,7 @@ def add(node: MergeNode, draft: Draft) -> str:
         name = node.name if is_last and not changes else f"{node.name}-{place}"
         so_far = step.target(name, so_far, keys, node.output if is_last and not changes else None)
     if changes:
-        so_far = _target(draft, node.name, {"method": "adjust", "a": so_far, **changes}, node.output)
+        so_far = draft.target(node.name, {"method": "adjust", "a": so_far, **changes}, output=node.output)
     draft.targets[so_far].comments += node.comments
     return so_far
 
@@ -66,12 +66,6 @@ def _model(recipe: Mapping[str, object], index: int) -> str:
 
 def _adjust_text(said: object) -> str:
     return ",".join(map(str, said)) if isinstance(said, list) else words_of(said)
-
-
-def _target(draft: Draft, name: str, keys: dict[str, Value], output: str | None) -> str:
-    if output is not None:
-        keys["output"] = draft.free_output(output)
-    return draft.target(name, keys)
 
 
 class _MixerStep:
@@ -130,7 +124,7 @@ class _MixerStep:
             inputs = {"a": so_far}
         elif method == "add_difference":
             inputs["c"] = self.node.input_of(self._base())
-        made = _target(self.draft, name, {"method": method, **inputs, **keys}, output)
+        made = self.draft.target(name, {"method": method, **inputs, **keys}, output=output)
         for text in self.told:
             self.draft.say(self.node.where, text, target=made)
         for text in self.left_out:

@@ -50,15 +50,10 @@ def add_node(
     node: MergeNode, draft: Draft, keys: Mapping[str, Value], *, dtype: str | None = None, notes: Mapping[str, str] = {}
 ) -> str:
     """Add a target with the output of a merge, and the dtype of its file, which a step has not."""
-    whole = dict(keys)
     comments = [*node.comments]
-    if node.output is not None:
-        whole["output"] = draft.free_output(node.output)
-        if dtype:
-            whole["dtype"] = dtype
-    elif dtype:
+    if dtype and node.output is None:
         comments.append(f"the tool saves it as {dtype}; this step is virtual, and exact")
-    name = draft.target(without_suffix(node.name), whole, comments=comments)
+    name = draft.target(without_suffix(node.name), keys, comments=comments, output=node.output, dtype=dtype)
     draft.targets[name].notes.update(notes)
     draft.notices += [Said(node.where, f"`{key}` of `{name}` is {text} in the recipe") for key, text in notes.items()]
     return name

@@ -131,10 +131,8 @@ class _Given:
             self.left_out[name].append("rules for some of the tensors")
         rounded = words_of(node.get("rounded"))
         output = self.node.output if is_last else f"{name}.safetensors" if rounded else None
-        if output is not None:
-            whole["output"] = self.draft.free_output(output)
-            whole |= {"dtype": rounded} if rounded and rounded != "source" else {}
-        made = self.draft.target(self.node.name if is_last else name, whole, comments=self.node.comments)
+        wished, dtype = self.node.name if is_last else name, rounded if rounded != "source" else None
+        made = self.draft.target(wished, whole, comments=self.node.comments, output=output, dtype=dtype)
         self.names[name] = made
         for text in self.left_out[name]:
             self.draft.leave_out(self.node.where, text, target=made)

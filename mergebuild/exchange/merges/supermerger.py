@@ -165,24 +165,15 @@ class Supermerge:
         return rules_of(self.elemental, told.append, left_out.append), told, left_out
 
     def _target(self, draft: Draft, keys: dict[str, Value], changes: dict[str, Value]) -> str:
-        comments = list(self.comments)
-        name = f"{self.name}-merged" if changes else self.name
-        if self.output is not None and not changes:
-            keys["output"] = draft.free_output(self.output)
-            if self.dtype:
-                keys["dtype"] = self.dtype
-        made = draft.target(name, keys, comments=comments)
+        name, output = (f"{self.name}-merged", None) if changes else (self.name, self.output)
+        made = draft.target(name, keys, comments=self.comments, output=output, dtype=self.dtype)
         if "seed" in keys:
             draft.say(self.where, "the tool draws at random without a seed: this one is invented", target=made)
         return made
 
     def _adjusted(self, draft: Draft, name: str, changes: dict[str, Value]) -> str:
         keys: dict[str, Value] = {"method": "adjust", "a": name, **changes}
-        if self.output is not None:
-            keys["output"] = draft.free_output(self.output)
-            if self.dtype:
-                keys["dtype"] = self.dtype
-        return draft.target(self.name, keys)
+        return draft.target(self.name, keys, output=self.output, dtype=self.dtype)
 
     def _once_found(self, draft: Draft, name: str, rules: list[ElementalRule]) -> None:
         """Have what follows from the model's architecture done once that is known."""

@@ -63,10 +63,8 @@ def _add(file: RecipeFile, said: dict[str, str], numbers: list[Decimal], draft: 
     name = said.get("modelO") or file.stem.removesuffix(".recipe")
     keys: dict[str, Value] = {"method": "weighted_sum"}
     keys |= {"a": draft.source(ModelName(said["modelA"])), "b": draft.source(ModelName(said["modelB"])), "alpha": alpha}
-    keys["output"] = draft.free_output(f"{without_suffix(name)}.safetensors")
-    if "16" in said.get("output_mode", ""):
-        keys["dtype"] = "float16"
-    target = draft.target(without_suffix(name), keys)
+    plain, dtype = without_suffix(name), "float16" if "16" in said.get("output_mode", "") else None
+    target = draft.target(plain, keys, output=f"{plain}.safetensors", dtype=dtype)
     draft.say(str(file.path), _ORDER, target=target)
 
 

@@ -58,10 +58,7 @@ def read(file: RecipeFile, draft: Draft) -> None:
     keys["alpha"] = _numbers(file, lists[0], said)
     saved = [each.strip() for each in said.get("save", "").split(",")]
     kind = next((each for each in _KINDS if each in saved), _KINDS[0])
-    keys["output"] = draft.free_output(f"{file.stem}.{kind}")
-    if "fp16" in saved:
-        keys["dtype"] = "float16"
-    draft.target(file.stem, keys)
+    draft.target(file.stem, keys, output=f"{file.stem}.{kind}", dtype="float16" if "fp16" in saved else None)
 
 
 def _parts(text: str) -> tuple[Mapping[str, str], list[str]]:

@@ -39,8 +39,7 @@ def read(file: RecipeFile, draft: Draft) -> None:
 
 
 def _add(file: RecipeFile, draft: Draft, merging: MechaMerging, keys: Keys) -> str:
-    output = draft.free_output(f"{file.stem}.safetensors")
-    target = draft.target(file.stem, keys | {"output": output, "dtype": merging.dtype})
+    target = draft.target(file.stem, keys, output=f"{file.stem}.safetensors", dtype=merging.dtype)
     draft.targets[target].notes["output"] = "the recipe names none"
     if merging.dtype == "float16":
         draft.targets[target].notes["dtype"] = "what sd-mecha writes unless it is told otherwise"

@@ -60,8 +60,7 @@ def read(file: RecipeFile, draft: Draft) -> None:
             raise RecipeError.one("bad-recipe", str(error), where=Place(where), help=mend) from None
         loras.append({"lora": name, "strength": strength})
     keys: dict[str, Value] = {"method": "merge_loras", "loras": loras}
-    keys["output"] = draft.free_output(f"{file.stem}.safetensors")
-    target = draft.target(file.stem, keys)
+    target = draft.target(file.stem, keys, output=f"{file.stem}.safetensors")
     draft.say(where, _WITH_A_MODEL, target=target)
     for text in presets:
         draft.leave_out(where, text, target=target)
