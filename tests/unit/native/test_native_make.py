@@ -17,6 +17,7 @@ from mergebuild import native
 
 DTYPES = sorted(native.DTYPES)
 RANDOM = native.Prepared("plus_random", 0, struct.pack("=Qf4x", 9, 0.5))
+SCALES = struct.pack("=64f", *(1 + each / 8 for each in range(64)))
 OFFSET = 37
 """Where in the file the elements are written."""
 
@@ -35,7 +36,7 @@ def _inputs(dtypes: list[str], count: int, seed: int) -> list[native.Chunk]:
         width = native.DTYPES[dtype][1]
         data = bytes((seed + 131 * index + place * place * 7 + place // 256) % 256 for place in range(count * width))
         if dtype.startswith("float8"):
-            chunks.append((data, dtype, native.BlockScales(bytes(4 * 64), "float32", 8, 2, 4, 3)))
+            chunks.append((data, dtype, native.BlockScales(SCALES, "float32", 8, 2, 4, 3)))
         else:
             chunks.append((data, dtype))
     return chunks
