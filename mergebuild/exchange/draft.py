@@ -14,6 +14,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Final, NamedTuple, Union
 
+from mergebuild.exchange.file_names import last_step, split_hash, suffix_of, without_suffix
+
 __all__ = ["Draft", "DraftSource", "DraftTarget", "ModelName", "Said", "Unmapped", "Value"]
 
 Value = Union[str, bool, int, Decimal, "list[Value]", "dict[str, Value]"]
@@ -27,8 +29,6 @@ _MOST_BYTES: Final = 200
 """Of the name of a file, without its end."""
 _DEEPEST: Final = 10
 """Folders of a path, with the file."""
-_HASH_BEHIND: Final = re.compile(r"\s*\[(?P<hash>[0-9a-fA-F]{8,64})\]\s*$")
-_SUFFIX: Final = re.compile(r"\.(safetensors|ckpt|pt|pth|bin)$", re.IGNORECASE)
 
 
 class ModelName(NamedTuple):
@@ -118,8 +118,7 @@ class Draft:
         for known in self.sources.values():
             if known.model == model and not self._is_elsewhere(known, path):
                 return known.name
-        last = re.split(r"/", path.rstrip("/"))[-1]
-        name = self.free_name(_SUFFIX.sub("", last) or model.autov2 or (model.sha256 or "model")[:10])
+        name = self.free_name(without_suffix(last_step(path)) or model.autov2 or (model.sha256 or "model")[:10])
         path = path or f"{name}.safetensors"
         written = f"{path.rstrip('/')}/" if model.is_folder else path
         self.sources[name] = DraftSource(name, model, written, _pins(model), beside=self.beside)
@@ -169,9 +168,9 @@ class Draft:
         steps = (_short(_OUTSIDE.sub("-", step).strip(". ")) for step in re.split(r"[\\/]", wished)[-_DEEPEST:])
         plain = "/".join(step for step in steps if step) or "model"
         plain = re.sub("^~", "-", plain)  # it would be somebody's home
-        plain = _SUFFIX.sub("", plain) if is_folder else plain
-        if not is_folder and (end := _SUFFIX.search(wished)) and not _SUFFIX.search(plain):
-            plain = f"model{end[0]}"
+        plain = without_suffix(plain) if is_folder else plain
+        if not is_folder and (end := suffix_of(wished)) and not suffix_of(plain):
+            plain = f"model{end}"
         taken = {str(target.keys.get("output", "")).rstrip("/").lower() for target in self.targets.values()}
         path, number = plain, 1
         while path.lower() in taken:
@@ -198,13 +197,12 @@ def _short(step: str) -> str:
     """Return the name of a file with no more bytes than disks take."""
     if len(step.encode(errors="replace")) <= _MOST_BYTES:
         return step
-    end = _SUFFIX.search(step)
-    return step.encode(errors="replace")[:_MOST_BYTES].decode(errors="ignore").strip(". ") + (end[0] if end else "")
+    return step.encode(errors="replace")[:_MOST_BYTES].decode(errors="ignore").strip(". ") + suffix_of(step)
 
 
 def _told(model: ModelName) -> tuple[ModelName, str]:
     """Return a model with the hash that stands in its name, and its path: with `/`, and no sign that no path has."""
-    plain, found = _without_hash(model.text)
+    plain, found = split_hash(model.text)
     if found and not (model.sha256 or model.autov2 or model.autov1):
         model = _with_hash(model, found)
     path = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "_", plain.strip()).replace("\\", "/")
@@ -213,12 +211,6 @@ def _told(model: ModelName) -> tuple[ModelName, str]:
     if model.is_folder and model.url:  # a repository: its owner is no folder here
         path = path.rpartition("/")[2]
     return model, f"./{path}" if path.startswith("~") else path
-
-
-def _without_hash(text: str) -> tuple[str, str | None]:
-    """Return a model's name without a hash in brackets behind it, and that hash."""
-    found = _HASH_BEHIND.search(text)
-    return (text[: found.start()], found["hash"].lower()) if found else (text, None)
 
 
 def _with_hash(model: ModelName, digits: str) -> ModelName:

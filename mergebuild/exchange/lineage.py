@@ -16,8 +16,9 @@ from typing import Final, cast
 
 from mergebuild.errors import Place, RecipeError
 from mergebuild.exchange.draft import Draft, ModelName
+from mergebuild.exchange.file_names import stem_of
 from mergebuild.exchange.json_texts import json_of, table_of, words_of
-from mergebuild.exchange.merges.chain import MOST_MERGES, stem_of
+from mergebuild.exchange.merges.chain import MOST_MERGES
 from mergebuild.exchange.merges.node import MergeNode, NodeMaker, UnsayableError
 from mergebuild.exchange.recipe_file import RecipeFile
 

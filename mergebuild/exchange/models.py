@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from mergebuild.exchange.draft import Draft, DraftSource, Said
+from mergebuild.exchange.file_names import last_step, split_hash, suffix_of, without_suffix
 from mergebuild.formats.registry import READ_SUFFIXES
 from mergebuild.sources import hashes
 from mergebuild.sources.locating import folders_of_models
@@ -30,7 +31,6 @@ _FEW: Final = 50
 _MOST_FILES: Final = 100_000
 _HASHES: Final = ("sha256", "autov2", "autov3")
 _FOLDER_OF_ONE: Final = frozenset({"config.json", "model_index.json", "adapter_config.json"})
-_HASH_BEHIND: Final = re.compile(r"\s*\[[0-9a-fA-F]{8,64}\]\s*$")
 _CACHED: Final = re.compile(r"models--(.+)/snapshots/[0-9a-f]{40}$")
 """A repository's folder in the cache of Hugging Face."""
 
@@ -166,8 +166,8 @@ def _keep_apart(draft: Draft) -> None:
     for path, sources in by_path.items():
         for source in [each for each in sources if any(_are_two(each, other) for other in sources)]:
             named = _plain(source)
-            is_own = named == _stem(path) if source.model.is_folder and not source.model.url else "/" in named
-            if not is_own or not f"/{_stem(path)}".endswith(f"/{named}"):
+            is_own = named == without_suffix(path) if source.model.is_folder and not source.model.url else "/" in named
+            if not is_own or not f"/{without_suffix(path)}".endswith(f"/{named}"):
                 _to_fill_in(draft, source, {other.path for other in draft.sources.values()})
 
 
@@ -186,7 +186,7 @@ def _are_two(one: DraftSource, other: DraftSource) -> bool:
 def _plain(source: DraftSource) -> str:
     """Return how a recipe names a model, to compare it: without a hash behind it, and without a suffix."""
     text = posixpath.normpath(_plain_path(source)).strip("/")
-    return "" if text == "." else _stem(text).lower()
+    return "" if text == "." else without_suffix(text).lower()
 
 
 def _to_fill_in(draft: Draft, source: DraftSource, taken: Collection[str]) -> None:
@@ -202,11 +202,11 @@ def _to_fill_in(draft: Draft, source: DraftSource, taken: Collection[str]) -> No
 
 
 def _plain_path(source: DraftSource) -> str:
-    return _HASH_BEHIND.sub("", source.model.text.replace("\\", "/")).strip().rstrip("/")
+    return split_hash(source.model.text.replace("\\", "/"))[0].strip().rstrip("/")
 
 
 def _files_in(parent: Path, files: list[str]) -> Iterator[Path]:
-    return (parent / file for file in files if file.lower().endswith(READ_SUFFIXES))
+    return (parent / file for file in files if suffix_of(file))
 
 
 def _folder_itself(parent: Path, files: list[str]) -> Iterator[Path]:
@@ -224,31 +224,27 @@ def _same_path(path: Path, wanted: str) -> bool:
 
 def _same_path_but_its_end(path: Path, wanted: str) -> bool:
     """Whether a path ends in the path of a recipe that names a folder, and a file without or with another suffix."""
-    return "/" in wanted.strip("/") and f"/{_stem(path.as_posix())}".endswith(f"/{_stem(wanted.strip('/'))}")
+    plain, whole = wanted.strip("/"), without_suffix(path.as_posix())
+    return "/" in plain and f"/{whole}".endswith(f"/{without_suffix(plain)}")
 
 
 def _same_name(path: Path, wanted: str) -> bool:
-    return path.name == wanted.rstrip("/").rpartition("/")[2]
+    return path.name == last_step(wanted)
 
 
 def _same_stem(path: Path, wanted: str) -> bool:
-    return _stem(path.name) == _stem(wanted.rstrip("/").rpartition("/")[2])
-
-
-def _stem(name: str) -> str:
-    suffix = next((each for each in READ_SUFFIXES if name.lower().endswith(each)), "")
-    return name[: len(name) - len(suffix)]
+    return without_suffix(path.name) == without_suffix(last_step(wanted))
 
 
 def _is_like(path: Path, text: str) -> bool:
     """Whether a file's name and a recipe's have one in the other, whatever the signs between words."""
-    mine, wanted = (re.sub(r"[\W_]+", "", _stem(Path(each).name)).lower() for each in (path.name, text))
+    mine, wanted = (re.sub(r"[\W_]+", "", without_suffix(Path(each).name)).lower() for each in (path.name, text))
     return bool(wanted) and (wanted in mine or mine in wanted)
 
 
 def _lacks_end(source: DraftSource) -> bool:
     """Whether a source is a file whose name has none of the ends that models have."""
-    return not source.model.is_folder and not source.path.lower().endswith(READ_SUFFIXES)
+    return not source.model.is_folder and not suffix_of(source.path)
 
 
 def _is_of_another_machine(path: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Final
 from mergebuild.exchange.commands.command_line import CommandLine, model_of
 from mergebuild.exchange.draft import Draft
 from mergebuild.exchange.figures import figure
-from mergebuild.exchange.merges.chain import without_suffix
+from mergebuild.exchange.file_names import without_suffix
 from mergebuild.exchange.merges.chattiori import MODES, ChattioriMerge, ChattioriWeights
 from mergebuild.exchange.merges.elemental import rules_of
 from mergebuild.exchange.merges.node import UnsayableError

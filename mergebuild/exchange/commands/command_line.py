@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mergebuild.exchange.draft import Draft, ModelName
+from mergebuild.exchange.file_names import last_step
 from mergebuild.exchange.merges.node import UnsayableError
 
 __all__ = ["CommandLine", "commands_in", "model_of", "other_commands_in"]
@@ -75,17 +76,17 @@ def commands_in(text: str, where: str, scripts: Mapping[str, object]) -> Iterato
         scripts: By the names of their files, or of the commands.
     """
     for line, words in _lines(_GOES_ON.sub(" \v", text)):
-        place = next((at for at, word in enumerate(words) if _script(word) in scripts), None)
+        place = next((at for at, word in enumerate(words) if last_step(word) in scripts), None)
         if place is not None:
             options, rest = _options(words[place + 1 :])
-            yield CommandLine(_script(words[place]), f"{where}:{line}", tuple(words[place + 1 :]), options, rest)
+            yield CommandLine(last_step(words[place]), f"{where}:{line}", tuple(words[place + 1 :]), options, rest)
 
 
 def other_commands_in(text: str, where: str, scripts: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     """Yield where each command is that names a model file and runs none of some scripts, and how it begins."""
     for line, words in _lines(_GOES_ON.sub(" \v", text)):
         names_a_model = any(word.lower().endswith(_MODEL_SUFFIXES) for word in words)
-        if names_a_model and not any(_script(word) in scripts for word in words):
+        if names_a_model and not any(last_step(word) in scripts for word in words):
             yield f"{where}:{line}", " ".join(words)[:_SHOWN]
 
 
@@ -122,10 +123,6 @@ def _lines(text: str) -> Iterator[tuple[int, list[str]]]:
 def _bare(word: str) -> str:
     """Return a word without its quotes."""
     return re.sub(r"\"([^\"\n]*)\"|'([^'\n]*)'", lambda found: found[1] or found[2] or "", word).replace("\\ ", " ")
-
-
-def _script(word: str) -> str:
-    return re.split(r"[\\/]", word)[-1]
 
 
 def _options(words: list[str]) -> tuple[dict[str, list[str]], tuple[str, ...]]:

@@ -11,8 +11,8 @@ from typing import Final
 from mergebuild.exchange.commands.command_line import CommandLine, model_of
 from mergebuild.exchange.draft import Draft, Value
 from mergebuild.exchange.figures import figure
+from mergebuild.exchange.file_names import last_step, without_suffix
 from mergebuild.exchange.json_texts import json_of
-from mergebuild.exchange.merges.chain import without_suffix
 from mergebuild.exchange.merges.lora_blocks import lora_table, module_table
 from mergebuild.exchange.merges.node import UnsayableError
 
@@ -162,7 +162,7 @@ def _target(line: CommandLine, draft: Draft, saved: str, keys: Mapping[str, Valu
     precision = line.one("precision", default="float")
     word = line.one("save_precision", "saving_precision", default=precision)
     path = saved if saved.lower().endswith((".safetensors", ".ckpt")) else f"{without_suffix(saved)}.ckpt"
-    name = without_suffix(saved.replace("\\", "/").rsplit("/", maxsplit=1)[-1])
+    name = without_suffix(last_step(saved))
     target = draft.target(name, keys, output=path, dtype=_DTYPES.get(word))
     if word not in _DTYPES:
         draft.leave_out(line.where, f"precision `{word[:20]}`", target=target)

@@ -7,8 +7,8 @@ from typing import Final
 from mergebuild.exchange.commands.command_line import CommandLine, model_of
 from mergebuild.exchange.draft import Draft
 from mergebuild.exchange.figures import figure
+from mergebuild.exchange.file_names import last_step, without_suffix
 from mergebuild.exchange.merges.blocks import list_of_text
-from mergebuild.exchange.merges.chain import without_suffix
 from mergebuild.exchange.merges.meh import MehMerge, MehWeights
 from mergebuild.exchange.merges.node import UnsayableError
 
@@ -37,7 +37,7 @@ def merge(line: CommandLine, draft: Draft) -> None:
     inputs = [model_of(draft, each) if each else "" for each in given.values()]
     made = MehMerge(
         where=line.where,
-        name=without_suffix(output.replace("\\", "/").rsplit("/", maxsplit=1)[-1]),
+        name=without_suffix(last_step(output)),
         method=method,
         inputs=inputs,
         alpha=alpha,

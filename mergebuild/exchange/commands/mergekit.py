@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from mergebuild.exchange.commands.command_line import CommandLine
 from mergebuild.exchange.draft import Draft, Value
+from mergebuild.exchange.file_names import last_step
 from mergebuild.exchange.mergekit.merges import read_merge
 from mergebuild.exchange.mergekit.old_forms import LEGACY_OPTIONS, of_legacy
 from mergebuild.exchange.mergekit.reading import KitReading
@@ -130,7 +131,7 @@ def _apart(line: CommandLine, draft: Draft, options: Mapping[str, str], flags: C
 
 
 def _last_step(path: str) -> str:
-    return path.replace("\\", "/").rstrip("/").rpartition("/")[2] or "merge"
+    return last_step(path) or "merge"
 
 
 SCRIPTS: Final[Mapping[str, Callable[[CommandLine, Draft], None]]] = {

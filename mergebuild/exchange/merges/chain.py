@@ -7,19 +7,17 @@ gets another.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from mergebuild.exchange.draft import Draft, Value
+from mergebuild.exchange.file_names import stem_of, without_suffix
 
-__all__ = ["MOST_MERGES", "Chain", "Merge", "stem_of", "without_suffix"]
+__all__ = ["MOST_MERGES", "Chain", "Merge"]
 
 MOST_MERGES: Final = 2000
 """Merges of one file that are imported."""
-_HASH_BEHIND: Final = re.compile(r"\s*\[[0-9a-fA-F]{8,64}\]\s*$")
-_SUFFIX: Final = re.compile(r"\.(safetensors|ckpt|pt|pth|bin)$", re.IGNORECASE)
 
 
 @dataclass
@@ -105,14 +103,3 @@ class Chain:
         text = f"`{stem}` is a source too, which a build never overwrites: the result is `{path}`"
         self.draft.say(merge.where, text, target=name)
         return path
-
-
-def without_suffix(name: str) -> str:
-    """Return a file's name without its end."""
-    return _SUFFIX.sub("", name)
-
-
-def stem_of(name: str) -> str:
-    """Return a model's name without a hash in brackets, folders and the end of a file's name, to compare it."""
-    plain = _HASH_BEHIND.sub("", name).strip()
-    return _SUFFIX.sub("", re.split(r"[\\/]", plain)[-1]).lower()

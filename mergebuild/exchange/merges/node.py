@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from mergebuild.exchange.draft import Draft, Said, Value
 from mergebuild.exchange.figures import figure, of_slider
-from mergebuild.exchange.merges.chain import without_suffix
+from mergebuild.exchange.file_names import without_suffix
 
 __all__ = ["MergeNode", "NodeMaker", "UnsayableError", "add_node", "number_of", "sayable"]
 

@@ -13,7 +13,7 @@ from typing import Final
 from mergebuild.errors import Place, RecipeError
 from mergebuild.exchange.draft import Draft, ModelName, Value
 from mergebuild.exchange.figures import figure, of_slider
-from mergebuild.exchange.merges.chain import without_suffix
+from mergebuild.exchange.file_names import without_suffix
 from mergebuild.exchange.recipe_file import RecipeFile
 
 __all__ = ["read", "recognizes"]

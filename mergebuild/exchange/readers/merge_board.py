@@ -19,7 +19,8 @@ from typing import Final, NamedTuple
 from mergebuild.errors import Place, RecipeError
 from mergebuild.exchange.draft import Draft, ModelName, Value
 from mergebuild.exchange.figures import figure, sigmoid_of
-from mergebuild.exchange.merges.chain import Chain, Merge, without_suffix
+from mergebuild.exchange.file_names import without_suffix
+from mergebuild.exchange.merges.chain import Chain, Merge
 from mergebuild.exchange.recipe_file import RecipeFile
 from mergebuild.formats.registry import READ_SUFFIXES
 from mergebuild.sources.locating import folders_of_models

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from mergebuild.errors import RecipeError
 from mergebuild.exchange.draft import Draft
+from mergebuild.exchange.file_names import without_suffix
 from mergebuild.exchange.json_texts import words_of
 from mergebuild.exchange.lineage import has_recipe, lineage_of
-from mergebuild.exchange.merges.chain import without_suffix
 from mergebuild.exchange.recipe_file import RecipeFile
 
 __all__ = ["read", "recognizes"]

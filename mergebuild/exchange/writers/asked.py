@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from mergebuild.errors import Place, Problem
+from mergebuild.exchange.file_names import suffix_of
 from mergebuild.fold.folder import Folding
-from mergebuild.formats.registry import READ_SUFFIXES
 from mergebuild.layouts import Layout, Selector
 from mergebuild.naming.canonical import is_constant
 from mergebuild.recipe import Recipe
@@ -105,11 +105,11 @@ class Asked:
         """Whether a source is a folder, by its path, or as it is there."""
         if source.path.endswith("/"):
             return True
-        return not source.path.lower().endswith(READ_SUFFIXES) and (source.folder / source.path).is_dir()
+        return not suffix_of(source.path) and (source.folder / source.path).is_dir()
 
     def is_file(self, source: Source) -> bool:
         """Whether a source is a file, by its path, or as it is there."""
-        return source.path.lower().endswith(READ_SUFFIXES) or (source.folder / source.path).is_file()
+        return bool(suffix_of(source.path)) or (source.folder / source.path).is_file()
 
     def file(self, source: Source) -> str:
         """Return the path of a source that must be a file; a folder is refused."""
