@@ -6,7 +6,7 @@ the target counts as invalid. For words of other tools, the help has ours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
@@ -20,7 +20,7 @@ from mergebuild.recipe.per_tensor import selectors
 from mergebuild.recipe.places import At
 from mergebuild.recipe.problems import Problems
 from mergebuild.recipe.rules import read_rules
-from mergebuild.recipe.slices import read_slices, with_slices
+from mergebuild.recipe.slices import MadeSlice, read_slices, with_slices
 from mergebuild.recipe.target_table import Context, Declaration, MadeBy, Methods, TargetTable
 from mergebuild.recipe.tokenizer_keys import read_chat_template, read_tokenizer, with_token_inputs
 from mergebuild.recipe.variables import Scope
@@ -94,9 +94,15 @@ class _TargetReading:
         target = self._target(made, written)
         if len(self._problems) > before or target is None:
             return None
-        divided = with_slices(target, slices) if slices else replace(target, rules=read_rules(self._table, target))
-        whole = with_token_inputs(self._table, divided)
+        whole = with_token_inputs(self._table, self._divided(target, slices))
         return whole if len(self._problems) == before else None
+
+    def _divided(self, target: Target, slices: Sequence[MadeSlice] | None) -> Target:
+        """Return a target with its slices or rules; the same one if it has none, as most."""
+        if slices:
+            return with_slices(target, slices)
+        rules = read_rules(self._table, target)
+        return replace(target, rules=rules) if rules else target
 
     def _target(self, made: MadeBy | None, written: _OutputKeys) -> Target | None:
         """Read the keys that every target may have; None if nothing makes it."""
